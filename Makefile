@@ -1,0 +1,42 @@
+# `make demo` and `make test` work from a bare clone with nothing but Python 3.11.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO_DIR ?= demo-output
+export LARSTORE_TEST_DATA ?= $(abspath ../shared/data)
+
+.PHONY: venv demo test test-all lint format bench clean
+venv: $(STAMP)
+
+# Up to date as long as neither the dependencies nor the pins changed.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"larstore needs Python 3.11 or newer; this is {v[0]}.{v[1]}. Fix: make PYTHON=python3.11 …")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,dev]'
+	touch $(STAMP)
+
+demo: venv
+	$(BIN)/larstore demo -o $(DEMO_DIR)
+
+test: venv
+	$(BIN)/python -m pytest -m "not slow"
+
+# What takes longer: kills, whole runs, the wheel.
+test-all: venv
+	$(BIN)/python -m pytest -m slow
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: venv
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: venv
+	for bench in tests/benchmarks/bench_*.py; do $(BIN)/python $$bench || exit 1; done
+
+clean:
+	rm -rf $(VENV) build *.egg-info $(DEMO_DIR)

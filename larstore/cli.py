@@ -1,0 +1,68 @@
+"""The one command, `larstore`: the store's own subcommands, and those that other packages add by entry point."""
+
+import sys
+from importlib.metadata import entry_points
+
+import click
+import typer
+
+from larstore.errors import LarstoreError
+
+EXTRAS = {
+    "numba": "preprocess",
+    "dask": "preprocess",
+    "distributed": "preprocess",
+    "dask_jobqueue": "preprocess",
+    "scipy": "preprocess",
+    "torch": "train",
+    "lightning": "train",
+    "torchmetrics": "train",
+    "plotly": "train",
+}
+
+app = typer.Typer(
+    name="larstore",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Wire read-outs of a LArTPC to sparse 3D images in one Zarr store, and to a trained network.",
+)
+
+
+def build_app() -> typer.Typer:
+    """The command line with every installed subcommand; command modules import their heavy packages when called."""
+    from larstore import store_cli
+
+    store_cli.register(app)
+    for entry in sorted(entry_points(group="larstore.commands"), key=lambda e: e.name):
+        app.command(entry.name, rich_help_panel=f"Commands of {entry.value.partition('.')[0]}")(entry.load())
+    return app
+
+
+def main() -> None:
+    """Run the command line: exit 0 done, 1 failed (one line on stderr), 2 wrong usage."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        status = build_app()(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        status = 2
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        print("larstore: interrupted", file=sys.stderr)
+        status = 130
+    except LarstoreError as error:
+        print(f"larstore: {error}", file=sys.stderr)
+        status = 1
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        print(f"larstore: this command needs {error.name}. Fix: pip install 'larstore[{extra}]'", file=sys.stderr)
+        status = 1
+    sys.exit(status if isinstance(status, int) else 0)

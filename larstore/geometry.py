@@ -1,0 +1,68 @@
+"""The geometry that a store carries: the wires its images were tiled with and the way back to centimetres."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+
+WIRE_COLUMNS = {
+    "tpc": np.dtype("int32"),
+    "plane": np.dtype("uint8"),
+    "channel": np.dtype("int32"),
+    "segment": np.dtype("int32"),
+    "tail": np.dtype("float64"),
+    "head": np.dtype("float64"),
+}
+
+
+class TpcGeometry(BaseModel):
+    """One TPC's frame. Lengths in mm, times in µs, drift in ticks; ``x`` is the drift axis of the detector.
+
+    A charge at (x, y, z) that was freed at time t is seen at tick
+    ``tick_zero_drift + (|x - anode_x_mm| / drift_speed_mm_us + t) / tick_us`` and in pixel
+    ``((y - origin_y_mm) / pixel_mm, (z - origin_z_mm) / pixel_mm)``, rounded down.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    number: int
+    planes: tuple[str, ...]  # in the order the drifting electrons meet them
+    anode_x_mm: float  # x that zero drift refers to
+    drift_sign: int  # +1: the drift volume lies at x > anode_x_mm
+    drift_length_mm: float | None  # None in these four: a bare wires file does not tell
+    drift_speed_mm_us: float | None
+    tick_us: float | None
+    tick_zero_drift: float | None  # tick of a charge at zero drift freed at t = 0
+    n_ticks: int
+    origin_y_mm: float
+    origin_z_mm: float
+    n_y: int  # pixels
+    n_z: int
+    pixel_mm: float
+    joined_origin: tuple[int, int, int] | None = None  # offset in voxels, set by `larstore join`
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A detector as a store keeps it: a table of wire segments (mm) and each TPC's frame.
+
+    ``wires`` holds the columns of ``WIRE_COLUMNS``; tail and head are (wires, 3), the others (wires,).
+    """
+
+    detector: str
+    wires: dict[str, npt.NDArray[np.generic]]
+    tpcs: dict[int, TpcGeometry]
+
+    @property
+    def hash(self) -> str:
+        """sha256 over the wires' bytes and the TPCs' numbers: equal hashes mean equal tiling geometry."""
+        digest = hashlib.sha256()
+        for name, dtype in WIRE_COLUMNS.items():
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(self.wires[name], dtype=dtype).tobytes())
+        frames = {str(n): self.tpcs[n].model_dump(mode="json") for n in sorted(self.tpcs)}
+        digest.update(json.dumps(frames, sort_keys=True).encode())
+        return digest.hexdigest()

@@ -1,0 +1,21 @@
+"""From wire read-outs to images in a store: geometry, readers, simulation, tiling kernels and the Dask run."""
+
+from importlib import import_module
+from typing import Any
+
+# Loaded on first use: `larstore --help` must import neither numba nor dask.
+_PUBLIC = {
+    "load_detector": "preprocess.detector",
+    "Tiler": "preprocess.voxels",
+    "simulate": "preprocess.simulate",
+    "run": "preprocess.run",
+    "make_cluster": "preprocess.cluster",
+    "open_source": "preprocess.sources",
+}
+__all__ = ["Tiler", "load_detector", "make_cluster", "open_source", "run", "simulate"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'preprocess' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)

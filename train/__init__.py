@@ -1,0 +1,22 @@
+"""From a store to a trained network and back: streaming, sparse layers, models, training, inference, evaluation."""
+
+from importlib import import_module
+from typing import Any
+
+# Loaded on first use: `larstore --help` must not import torch.
+_PUBLIC = {
+    "ImageStream": "train.stream",
+    "load_config": "train.config",
+    "build_model": "train.models",
+    "fit": "train.fit",
+    "infer": "train.infer",
+    "evaluate": "train.evaluate",
+    "view": "train.display",
+}
+__all__ = ["ImageStream", "build_model", "evaluate", "fit", "infer", "load_config", "view"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'train' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)
