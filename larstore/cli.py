@@ -63,6 +63,13 @@ def main() -> None:
         extra = EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
-        print(f"larstore: this command needs {error.name}. Fix: pip install 'larstore[{extra}]'", file=sys.stderr)
+        print(
+            f"larstore: this command needs {error.name}. Fix: pip install 'larstore[{extra}]'",
+            file=sys.stderr,
+        )
         status = 1
     sys.exit(status if isinstance(status, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

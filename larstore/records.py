@@ -69,7 +69,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """Rows a worker may write: shards [first_shard, first_shard + n_shards) of all voxel-like arrays, nobody else's."""
+    """Rows that one worker may write: shards [first_shard, first_shard + n_shards) of all voxel-like arrays."""
 
     first_shard: int
     n_shards: int
