@@ -3,12 +3,13 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-WIRE_COLUMNS = {
+WIRE_COLUMNS: dict[str, np.dtype[Any]] = {
     "tpc": np.dtype("int32"),
     "plane": np.dtype("uint8"),
     "channel": np.dtype("int32"),

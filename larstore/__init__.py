@@ -1,0 +1,77 @@
+"""larstore: sparse 3D images of LArTPC events in one Zarr store; open, select, append, verify."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from larstore.block import BlockFull, write_block
+    from larstore.creation import create
+    from larstore.geometry import Geometry, TpcGeometry
+    from larstore.image import Image
+    from larstore.predictions import PredictionWriter
+    from larstore.records import BlockSpec, Failure, ImageRecord, ImageRows, InputFile, Receipt
+    from larstore.selection import Selection
+    from larstore.store import Store, open
+    from larstore.verification import Report, diff, verify
+    from larstore.writer import StoreWriter
+
+# Name -> module, loaded when first used: the command line starts without pandas.
+_WHERE = {
+    "BlockFull": "block",
+    "BlockSpec": "records",
+    "Failure": "records",
+    "Geometry": "geometry",
+    "Image": "image",
+    "ImageRecord": "records",
+    "ImageRows": "records",
+    "InputFile": "records",
+    "PredictionWriter": "predictions",
+    "Receipt": "records",
+    "Report": "verification",
+    "Selection": "selection",
+    "Store": "store",
+    "StoreWriter": "writer",
+    "TpcGeometry": "geometry",
+    "create": "creation",
+    "diff": "verification",
+    "open": "store",
+    "verify": "verification",
+    "write_block": "block",
+}
+
+__all__ = [
+    "BlockFull",
+    "BlockSpec",
+    "Failure",
+    "Geometry",
+    "Image",
+    "ImageRecord",
+    "ImageRows",
+    "InputFile",
+    "PredictionWriter",
+    "Receipt",
+    "Report",
+    "Selection",
+    "Store",
+    "StoreWriter",
+    "TpcGeometry",
+    "create",
+    "diff",
+    "open",
+    "verify",
+    "write_block",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        value = getattr(import_module(f"larstore.{_WHERE[name]}"), name)
+        globals()[name] = value
+        return value
+    if name in ("testing", "xarray"):
+        return import_module(f"larstore.{name}")
+    raise AttributeError(f"module 'larstore' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "testing"]

@@ -1,0 +1,89 @@
+"""The commit: one replacement of the root ``zarr.json``, by whoever holds a branch lock and, briefly, the root's."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from larstore import fs
+from larstore.errors import DamageError, LockedError
+from larstore.format import Document, Root, read_root, to_bytes
+from larstore.locks import WAIT_SECONDS, Lock
+
+
+def write_child(path: Path, node: str, document: Document, check: Callable[[], None] | None = None) -> None:
+    """Write the ``zarr.json`` of a group or array below the root, unless it already says the same."""
+    file = path / node / "zarr.json"
+    data = to_bytes(document)
+    if not file.is_file() or file.read_bytes() != data:
+        fs.make_directories(file.parent)
+        fs.replace(file, data, check=check)
+
+
+def lagging_children(path: Path, root: Root) -> list[str]:
+    """Nodes whose own ``zarr.json`` differs from the root's copy, which is the one that counts."""
+    lagging: list[str] = []
+    for node, document in root.nodes.items():
+        file = path / node / "zarr.json"
+        if not file.is_file() or file.read_bytes() != to_bytes(document):
+            lagging.append(node)
+    return lagging
+
+
+def mend_children(path: Path, root: Root, check: Callable[[], None], within: str | None = None) -> list[str]:
+    """Rewrite children that a killed writer left behind or ahead; returns their names.
+
+    ``within``: the group of one prediction, whose writer may run beside that of the images; else all but predictions.
+    """
+    lagging = [
+        node
+        for node in lagging_children(path, root)
+        if (node in (within, f"{within}/score") if within else not node.startswith("predictions/"))
+    ]
+    for node in lagging:
+        write_child(path, node, root.nodes[node], check)
+    return lagging
+
+
+def commit(
+    path: Path,
+    branch: Lock,
+    change: Callable[[Root], tuple[list[str], list[str]]],
+) -> Root:
+    """Read the root, let ``change`` edit a copy, and replace it; returns the new root.
+
+    ``change`` may write index chunks; it returns the nodes whose ``zarr.json`` is written before and after the root.
+    Nothing is renamed once the branch lock or the root's commit number is no longer ours: LockedError.
+    """
+    with Lock(path, "root", wait=WAIT_SECONDS, break_lock=branch.break_lock, beat=False) as lock:
+        branch.check()
+        root = read_root(path).copy()
+        number = int(root.attributes["commit"])
+
+        def check() -> None:
+            branch.check()
+            lock.check()
+            found = int(read_root(path).attributes["commit"])
+            if found != number:
+                raise LockedError(f"{path}: commit {found} was made by somebody else. Fix: run again")
+
+        root.attributes["commit"] = number + 1
+        before, after = change(root)
+        for node in before:
+            write_child(path, node, root.nodes[node], check)
+        data = root.sealed()
+        fs.replace(path / "zarr.json", data, check=check)
+        for node in after:
+            write_child(path, node, root.nodes[node], check=branch.check)
+    return root
+
+
+def expect_file(path: Path) -> int:
+    """Size of a file that a worker says it wrote; looked for twice, since a network file system may lag behind."""
+    if not path.is_file() and path.parent.is_dir():
+        list(path.parent.iterdir())
+    try:
+        return path.stat().st_size
+    except FileNotFoundError as error:
+        raise DamageError(
+            f"{path}: a worker's receipt names this file, but it is not there. Fix: run again; workers and "
+            "coordinator must see the same file system"
+        ) from error

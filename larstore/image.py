@@ -1,0 +1,107 @@
+"""One image of a store: its arrays are read when first asked for, and its voxels know their place in the detector."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from larstore.errors import StoreError
+
+if TYPE_CHECKING:
+    from larstore.store import Store
+
+Coords = npt.NDArray[np.uint16]
+Values = npt.NDArray[np.float32]
+
+
+class Image:
+    """The sparse 3D picture of one (file, event, TPC). ``loaded`` may hold arrays that were read together."""
+
+    def __init__(self, store: "Store", row: int, loaded: dict[str, npt.NDArray[Any]] | None = None) -> None:
+        self.store = store
+        self.row = row
+        self._loaded = loaded or {}
+
+    def __repr__(self) -> str:
+        file, event, tpc = self.key
+        return f"<Image file={file} event={event} tpc={tpc}: {len(self)} voxels>"
+
+    def __len__(self) -> int:
+        return int(self.summary("voxel_count"))
+
+    def summary(self, name: str) -> Any:
+        """This image's entry in a column of the index, as a plain Python value."""
+        return self.store.index_columns.column(name)[self.row].item()
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """(file, event, tpc)."""
+        return self.store.index_columns.keys(self.row)
+
+    @property
+    def coords(self) -> Coords:
+        """(n, 3) uint16: x (drift), y, z in voxels, sorted."""
+        return self._array("voxels/coords", "voxel")
+
+    @property
+    def charge(self) -> Values:
+        """(n, planes) float32 in the store's units (electrons), planes in drift order."""
+        return self._array("voxels/charge", "voxel")
+
+    @property
+    def live(self) -> npt.NDArray[np.uint8]:
+        """(n,) uint8: bit p is set where plane p's charge comes from real wires only."""
+        return self._array("voxels/live", "voxel")
+
+    @property
+    def truth(self) -> Values | None:
+        """(n,) float32 true electrons (0: a ghost, NaN: not known), or None where the input had no truth."""
+        if np.isnan(self.summary("truth_sum")):
+            return None
+        return self._array("voxels/truth", "voxel")
+
+    @property
+    def truth_voxels(self) -> tuple[Coords, Values] | None:
+        """All voxels with truth, tiled or not: coords (m, 3) and value (m,), or None where the input had no truth."""
+        if self.summary("truth_start") < 0:
+            return None
+        return self._array("truth/coords", "truth"), self._array("truth/value", "truth")
+
+    def score(self, name: str) -> Values:
+        """(n,) float32 of prediction ``name``, NaN where it has not been predicted."""
+        key = f"predictions/{name}/score"
+        if key not in self._loaded:
+            start = self.summary("voxel_start")
+            self._loaded[key] = self.store.read_scores(name, start, start + len(self))
+        return self._loaded[key]
+
+    def position(self, t0: float = 0.0) -> npt.NDArray[np.float64]:
+        """(n, 3) voxel centres x, y, z in cm in the detector's frame, for charge freed at time ``t0`` (µs).
+
+        Raises StoreError where the geometry does not tell the drift speed, tick or tick of zero drift.
+        """
+        tpc = self.key[2]
+        try:
+            frame = self.store.geometry.tpcs[tpc]
+        except KeyError as error:
+            raise StoreError(
+                f"{self.store.path}: geometry/ has no TPC {tpc}. Fix: preprocess with its detector"
+            ) from error
+        speed, tick_us, zero = frame.drift_speed_mm_us, frame.tick_us, frame.tick_zero_drift
+        if speed is None or tick_us is None or zero is None:
+            raise StoreError(
+                f"{self.store.path}: TPC {tpc} has no drift speed, tick length or tick of zero drift. "
+                "Fix: preprocess with a detector that defines them"
+            )
+        centre = (self.coords.astype(np.float64) + 0.5) * np.asarray(self.store.attributes["downsample"])
+        drift_us = (centre[:, 0] - zero) * tick_us - t0
+        x = frame.anode_x_mm + frame.drift_sign * drift_us * speed
+        y = frame.origin_y_mm + centre[:, 1] * frame.pixel_mm
+        z = frame.origin_z_mm + centre[:, 2] * frame.pixel_mm
+        return np.stack([x, y, z], axis=1) / 10.0
+
+    def _array(self, path: str, kind: str) -> npt.NDArray[Any]:
+        if path not in self._loaded:
+            start = self.summary(f"{kind}_start")
+            self._loaded[path] = self.store.read_rows(path, start, start + self.summary(f"{kind}_count"))
+        return self._loaded[path]

@@ -1,0 +1,284 @@
+"""Locks of a store. A lock is the highest of numbered files, each made by an exclusive link: of two takers one wins.
+
+A lock file also carries the high-water mark of shards handed out, so it stays when the lock is let go.
+"""
+
+import json
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from larstore import fs
+from larstore.errors import LockedError, StoreError
+
+DIRECTORY = ".larstore"
+HEARTBEAT_SECONDS = 20.0
+STILL_SECONDS = 180.0  # a foreign lock may be broken once its heartbeat stood still for this long
+WAIT_SECONDS = 120.0  # for the root lock, which lasts one commit
+POLL_SECONDS = 0.05
+
+log = logging.getLogger("larstore")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who holds a lock: enough to tell, on the same machine, whether that process still runs."""
+
+    host: str
+    machine: str
+    boot_id: str
+    namespace: str  # of process numbers: containers of one machine have their own
+    pid: int
+    started: str
+
+
+@dataclass(frozen=True)
+class LockState:
+    """The content of a lock file."""
+
+    owner: Identity
+    token: str
+    since: str
+    held: bool = True
+    heartbeat: int = 0
+    high_water: int = 0  # first shard that was never handed out
+
+
+def _text(path: str) -> str:
+    file = Path(path)
+    return file.read_text(encoding="utf-8").strip() if file.is_file() else ""
+
+
+def process_start(pid: int) -> str | None:
+    """When a process started, in ticks since boot; None if there is no such process, "" where the system hides it."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return None if fields[0] in "ZX" else fields[19]
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        return ""
+    return ""
+
+
+def identity() -> Identity:
+    """This process."""
+    namespace = os.readlink("/proc/self/ns/pid") if os.path.exists("/proc/self/ns/pid") else ""
+    pid = os.getpid()
+    boot = _text("/proc/sys/kernel/random/boot_id")
+    return Identity(socket.gethostname(), _text("/etc/machine-id"), boot, namespace, pid, process_start(pid) or "")
+
+
+def is_gone(owner: Identity) -> bool | None:
+    """Whether a lock's process has ended; None if that cannot be told from here (another host)."""
+    me = identity()
+    if (owner.host, owner.machine) != (me.host, me.machine):
+        return None
+    if owner.boot_id != me.boot_id:
+        return True
+    if owner.namespace != me.namespace:
+        return None
+    started = process_start(owner.pid)
+    return started is None or (started != "" and owner.started != "" and started != owner.started)
+
+
+def lock_names(path: Path) -> list[str]:
+    """Names of the locks that a store has files of."""
+    directory = path / DIRECTORY
+    if not directory.is_dir():
+        return []
+    return sorted({file.stem.replace("+", "/") for file in directory.glob("*.[0-9]*")})
+
+
+class Lock:
+    """One lock of a store, ``images``, ``predictions/NAME`` or ``root``; a context manager.
+
+    ``wait``: seconds to wait for a live holder (0: refuse at once). ``break_lock``: take over from another host whose
+    heartbeat stands still for ``STILL_SECONDS`` of this process's clock. Raises LockedError with who holds it.
+    """
+
+    def __init__(self, path: Path, name: str, wait: float = 0.0, break_lock: bool = False, beat: bool = True) -> None:
+        self.path = path
+        self.name = name
+        self.token = secrets.token_hex(16)
+        self._wait = wait
+        self.break_lock = break_lock
+        self._beat = beat
+        self._directory = path / DIRECTORY
+        self._number = -1
+        self._state = LockState(identity(), self.token, datetime.now(UTC).isoformat(timespec="seconds"))
+        self._mutex = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def _file(self, number: int) -> Path:
+        return self._directory / f"{self.name.replace('/', '+')}.{number:08d}"
+
+    def _numbers(self) -> list[int]:
+        prefix = self.name.replace("/", "+") + "."
+        if not self._directory.is_dir():
+            return []
+        names = [entry.name for entry in os.scandir(self._directory) if entry.name.startswith(prefix)]
+        return sorted(int(name[len(prefix) :]) for name in names if name[len(prefix) :].isdecimal())
+
+    def _read(self, number: int) -> LockState | None:
+        try:
+            content = json.loads(self._file(number).read_bytes())
+            return LockState(owner=Identity(**content.pop("owner")), **content)
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError) as error:
+            raise StoreError(f"{self._file(number)}: not a lock file ({error}). Fix: restore or remove it") from error
+
+    def state(self) -> LockState | None:
+        """The lock as it is now, whoever holds it; None if it was never taken."""
+        numbers = self._numbers()
+        return self._read(numbers[-1]) if numbers else None
+
+    def acquire(self) -> Self:
+        """Take the lock."""
+        fs.make_directories(self._directory)
+        deadline = time.monotonic() + self._wait
+        while not self._try():
+            if time.monotonic() >= deadline:
+                raise self._refusal()
+            time.sleep(POLL_SECONDS)
+        if self._beat:
+            self._thread = threading.Thread(target=self._beats, name=f"larstore-lock-{self.name}", daemon=True)
+            self._thread.start()
+        return self
+
+    def _try(self) -> bool:
+        numbers = self._numbers()
+        top = numbers[-1] if numbers else -1
+        if top >= 0:
+            holder = self._read(top)
+            if holder is None or (holder.held and not self._may_take(top, holder)):
+                return False
+        try:
+            fs.write_new(self._file(top + 1), self._bytes())
+        except fs.ExistsError:
+            return False
+        self._number = top + 1
+        older = self._numbers()
+        if older[-1] != self._number:  # somebody took a later number while old ones were being removed
+            fs.remove(self._file(self._number))
+            return False
+        # Read after the link: the former holder either sees our number or has written its mark before.
+        marks = [state.high_water for n in older[:-1] if (state := self._read(n)) is not None]
+        self._state = replace(self._state, high_water=max([0, *marks]))
+        self._store(sync=True)
+        for number in older[:-1]:
+            fs.remove(self._file(number))
+        return True
+
+    def _may_take(self, number: int, holder: LockState) -> bool:
+        gone = is_gone(holder.owner)
+        if gone:
+            log.warning("%s: lock %s taken over, its process %s has ended", self.path, self.name, holder.owner.pid)
+            return True
+        if gone is None and self.break_lock:
+            return self._stands_still(number, holder)
+        return False
+
+    def _stands_still(self, number: int, holder: LockState) -> bool:
+        """Watch a foreign heartbeat with our own clock."""
+        log.warning("%s: watching lock %s of %s for %.0f s", self.path, self.name, holder.owner.host, STILL_SECONDS)
+        deadline = time.monotonic() + STILL_SECONDS
+        while time.monotonic() < deadline:
+            time.sleep(max(POLL_SECONDS, STILL_SECONDS / 60))
+            if self._read(number) != holder:
+                return False
+        log.warning("%s: lock %s of %s broken", self.path, self.name, holder.owner.host)
+        return True
+
+    def _refusal(self) -> LockedError:
+        state = self.state()
+        if state is None or not state.held:
+            return LockedError(f"{self.path}: lock {self.name} is in use. Fix: try again")
+        owner = state.owner
+        if is_gone(owner) is None:
+            fix = "if it has ended, run again with --break-lock"
+        else:
+            fix = f"wait for it to end, or stop process {owner.pid}"
+        return LockedError(
+            f"{self.path}: lock {self.name} is held by process {owner.pid} on {owner.host} since {state.since}. "
+            f"Fix: {fix}"
+        )
+
+    def check(self) -> None:
+        """LockedError unless this lock is still ours."""
+        numbers = self._numbers()
+        state = self._read(numbers[-1]) if numbers else None
+        if self._number < 0 or state is None or state.token != self.token or not state.held:
+            holder = "nobody" if state is None else f"process {state.owner.pid} on {state.owner.host}"
+            raise LockedError(
+                f"{self.path}: lock {self.name} was lost to {holder}. Fix: run again; what was committed is kept"
+            )
+
+    @property
+    def high_water(self) -> int:
+        """First shard that was never handed out."""
+        return self._state.high_water
+
+    def raise_high_water(self, mark: int) -> None:
+        """Durably record that shards below ``mark`` are handed out; LockedError if the lock is no longer ours."""
+        with self._mutex:
+            self._state = replace(self._state, high_water=max(mark, self._state.high_water))
+            self._store(sync=True)
+        self.check()
+
+    def _bytes(self) -> bytes:
+        return json.dumps(asdict(self._state), indent=1).encode()
+
+    def _store(self, sync: bool) -> None:
+        fs.replace(self._file(self._number), self._bytes(), sync)
+
+    def _beats(self) -> None:
+        while not self._stop.wait(HEARTBEAT_SECONDS):
+            with self._mutex:
+                try:
+                    self.check()
+                    self._state = replace(self._state, heartbeat=self._state.heartbeat + 1)
+                    self._store(sync=False)
+                except LockedError as error:
+                    log.error("%s", error)
+                    return
+                except StoreError as error:
+                    log.warning("heartbeat of lock %s: %s", self.name, error)
+
+    def release(self) -> None:
+        """Let go; the file stays and keeps the high-water mark."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        with self._mutex:
+            self.check()
+            self._state = replace(self._state, held=False)
+            self._store(sync=True)
+            self._number = -1
+
+    def __enter__(self) -> Self:
+        return self.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.release()
+        except StoreError as lost:
+            if error is None:
+                raise
+            log.warning("%s", lost)

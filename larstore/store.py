@@ -1,0 +1,184 @@
+"""A store opened for reading: never written to, not even a lock, and seen as it was when it was opened."""
+
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from larstore import table
+from larstore.errors import DamageError, StoreError
+from larstore.format import FAILURE_COLUMNS, INPUT_COLUMNS, Root, read_root
+from larstore.geometry import WIRE_COLUMNS, Geometry, TpcGeometry
+from larstore.image import Image
+from larstore.index import Index
+from larstore.selection import Selection, choose
+from larstore.shards import ShardReader, layout_of
+
+
+def open(path: str | os.PathLike[str]) -> "Store":
+    """Open a store for reading. Raises StoreError (no store, newer format) or DamageError (root damaged)."""
+    return Store(Path(path))
+
+
+class Store:
+    """One commit of a store. Pickles as its path and root document: a worker process sees the same commit."""
+
+    def __init__(self, path: Path, root: Root | None = None) -> None:
+        self.path = path
+        self.root = read_root(path) if root is None else root
+        self.index_columns = Index(path, self.root)
+        self._readers: dict[str, ShardReader] = {}
+        self._frames: dict[str, pd.DataFrame] = {}
+        self._geometry: Geometry | None = None
+        self._lock = threading.RLock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Store, (self.path, self.root)
+
+    def __repr__(self) -> str:
+        a = self.attributes
+        return f"<Store {self.path}: {len(self)} images, {a['detector']}, commit {a['commit']}>"
+
+    def __len__(self) -> int:
+        return len(self.index_columns.live)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The root's attributes: format_version, detector, geometry_hash, tick_us, voxel_mm, downsample, units, …"""
+        return self.root.attributes
+
+    @property
+    def index(self) -> pd.DataFrame:
+        """One row per image, indexed by (file, event, tpc) and sorted by it; newest, not deleted rows only."""
+        with self._lock:
+            if "index" not in self._frames:
+                self._frames["index"] = self.index_columns.frame(self.index_columns.live)
+            return self._frames["index"]
+
+    @property
+    def inputs(self) -> pd.DataFrame:
+        """The input files: path, file number, size in bytes, sha256, sample. The index's ``input`` is a row here."""
+        return self._table("inputs", INPUT_COLUMNS)
+
+    @property
+    def failures(self) -> pd.DataFrame:
+        """Work units that failed and were not processed by a later commit: file, tpc, input, error, commit."""
+        failed = self._table("failures", FAILURE_COLUMNS)
+        failed = failed.drop_duplicates(["file", "tpc", "input"], keep="last")
+        if failed.empty:
+            return failed
+        done = self.index.reset_index().groupby(["file", "tpc"])["commit"].max()
+        later = done.reindex(pd.MultiIndex.from_frame(failed[["file", "tpc"]]), fill_value=-1).to_numpy()
+        return failed[later <= failed["commit"].to_numpy()].reset_index(drop=True)
+
+    def _table(self, group: str, columns: dict[str, str]) -> pd.DataFrame:
+        with self._lock:
+            if group not in self._frames:
+                data = {
+                    c: table.read_column(self.path, f"{group}/{c}", self.root.nodes[f"{group}/{c}"]) for c in columns
+                }
+                self._frames[group] = pd.DataFrame(data)
+            return self._frames[group]
+
+    @property
+    def predictions(self) -> dict[str, dict[str, Any]]:
+        """Name of each prediction -> its attributes (config, checkpoint_sha256, done shards, …)."""
+        found = {}
+        for path, node in self.root.nodes.items():
+            group, _, name = path.partition("/")
+            if group == "predictions" and name and "/" not in name:
+                found[name] = dict(node["attributes"])
+        return found
+
+    @property
+    def geometry(self) -> Geometry:
+        """The wires and frames that the images were tiled with; checked against the geometry hash."""
+        with self._lock:
+            if self._geometry is None:
+                self._geometry = self._read_geometry()
+            return self._geometry
+
+    def _read_geometry(self) -> Geometry:
+        wires: dict[str, npt.NDArray[Any]] = {}
+        for name in WIRE_COLUMNS:
+            if name in ("tail", "head"):
+                parts = [self._column(f"geometry/{name}_{axis}") for axis in "xyz"]
+                wires[name] = np.stack(parts, axis=1)
+            else:
+                wires[name] = self._column(f"geometry/{name}")
+        frames = self.root.nodes["geometry"]["attributes"]["tpcs"]
+        tpcs = {int(number): TpcGeometry.model_validate(frame) for number, frame in frames.items()}
+        geometry = Geometry(self.attributes["detector"], wires, tpcs)
+        if geometry.hash != self.attributes["geometry_hash"]:
+            raise DamageError(
+                f"{self.path}/geometry: does not match the root's geometry_hash. Fix: restore geometry/ from a copy"
+            )
+        return geometry
+
+    def _column(self, path: str) -> npt.NDArray[Any]:
+        return table.read_column(self.path, path, self.root.nodes[path])
+
+    def select(
+        self,
+        files: tuple[int, int] | None = None,
+        events: tuple[int, int] | None = None,
+        tpcs: Sequence[int] | None = None,
+        query: str | None = None,
+    ) -> Selection:
+        """The images with file and event in inclusive ranges, a TPC of ``tpcs``, and for which ``query`` holds.
+
+        ``query`` is an expression over the index's columns, e.g. ``"voxel_count > 500"``. An empty result is fine.
+        """
+        return choose(Selection(self, self.index_columns.live), files, events, tpcs, query)
+
+    def image(self, file: int, event: int, tpc: int) -> Image:
+        """One image by its key; StoreError if the store has none."""
+        row = self.index_columns.find(file, event, tpc)
+        if row is None:
+            raise StoreError(
+                f"{self.path}: no image with file={file} event={event} tpc={tpc}. "
+                f"Fix: 'larstore index {self.path}' lists what there is"
+            )
+        return Image(self, row)
+
+    def reader(self, path: str) -> ShardReader:
+        """The checked reader of a sharded array, e.g. ``voxels/coords``."""
+        with self._lock:
+            if path not in self._readers:
+                if path not in self.root.nodes:
+                    raise StoreError(
+                        f"{self.path}: no array {path}. Fix: 'larstore info {self.path}' lists what there is"
+                    )
+                prefix = "truth" if path.startswith("truth/") else "voxel"
+                layout = layout_of(path, self.root.nodes[path])
+
+                def owners(start: int, stop: int) -> str:
+                    return self.index_columns.owners(prefix, start, stop)
+
+                self._readers[path] = ShardReader(self.path, layout, owners)
+            return self._readers[path]
+
+    def read_rows(self, path: str, start: int, stop: int) -> npt.NDArray[Any]:
+        """Rows [start, stop) of a sharded array; DamageError where they are missing or fail a checksum."""
+        return self.reader(path).read(start, stop)
+
+    def read_scores(self, name: str, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """Scores of rows [start, stop), NaN in shards that prediction ``name`` has not committed."""
+        if name not in self.predictions:
+            known = ", ".join(sorted(self.predictions)) or "none"
+            raise StoreError(
+                f"{self.path}: no prediction {name!r}, known: {known}. Fix: run 'larstore infer --name {name}'"
+            )
+        reader = self.reader(f"predictions/{name}/score")
+        out = np.full(stop - start, np.nan, dtype=np.float32)
+        size = reader.layout.shard_rows
+        for first, last in self.predictions[name]["done"]:
+            low, high = max(start, first * size), min(stop, (last + 1) * size, reader.layout.rows)
+            if low < high:
+                out[low - start : high - start] = reader.read(low, high)
+        return out

@@ -1,0 +1,145 @@
+"""The index against a plain-Python oracle; selections; splits."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import larstore
+from larstore.errors import StoreError
+from larstore.index import CommittedKeys, newest
+from larstore.testing import make_store
+
+small = st.integers(0, 3)
+rows = st.lists(st.tuples(small, small, small, st.booleans()), max_size=40)
+
+
+def newest_by_hand(table):
+    found = {}
+    for number, (file, event, tpc, deleted) in enumerate(table):
+        found[file, event, tpc] = (number, deleted)
+    return [found[key][0] for key in sorted(found) if not found[key][1]]
+
+
+@given(rows)
+def test_newest_row_of_each_key(table):
+    columns = np.array(table, dtype=np.int64).reshape(-1, 4).T
+    found = newest(columns[0], columns[1], columns[2], columns[3].astype(bool))
+    assert found.tolist() == newest_by_hand(table)
+    assert found.dtype == np.int64
+
+
+class FakeIndex:
+    """The columns of an index without files."""
+
+    def __init__(self, table):
+        columns = np.array(table, dtype=np.int64).reshape(-1, 4).T
+        self._columns = dict(zip(("file", "event", "tpc"), columns, strict=False))
+        self.live = newest(columns[0], columns[1], columns[2], columns[3].astype(bool))
+
+    def column(self, name):
+        return self._columns[name]
+
+    find = larstore.index.Index.find
+    keys = larstore.index.Index.keys
+    _bisect = larstore.index.Index._bisect
+
+
+@given(rows, st.lists(st.tuples(small, small, small, st.booleans()), max_size=8))
+def test_lookup_and_committed_keys(table, later):
+    index = FakeIndex(table)
+    expected = {tuple(table[row][:3]): row for row in newest_by_hand(table)}
+    every = [(f, e, t) for f in range(4) for e in range(4) for t in range(4)]
+    assert {key: row for key in every if (row := index.find(*key)) is not None} == expected
+    keys, known = CommittedKeys(index), set(expected)
+    for file, event, tpc, there in later:
+        keys.note([(file, event, tpc)], there)
+        known = known | {(file, event, tpc)} if there else known - {(file, event, tpc)}
+    assert set(keys) == known
+    assert len(keys) == len(known)
+    assert sorted(keys) == sorted(known)
+    assert all((key in keys) == (key in known) for key in every)
+    assert "x" not in keys
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("index") / "a.zarr"
+    return larstore.open(make_store(path, n_files=4, n_events=3, tpcs=(1, 5), n_voxels=20))
+
+
+def keys(selection):
+    return [image.key for image in selection]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.none() | st.tuples(st.integers(-1, 5), st.integers(-1, 5)),
+    st.none() | st.tuples(st.integers(-1, 4), st.integers(-1, 4)),
+    st.none() | st.lists(st.sampled_from([1, 5, 9])),
+)
+def test_select(store, files, events, tpcs):
+    expected = [
+        (f, e, t)
+        for f in range(4)
+        for e in range(3)
+        for t in (1, 5)
+        if (files is None or files[0] <= f <= files[1])
+        and (events is None or events[0] <= e <= events[1])
+        and (tpcs is None or t in tpcs)
+    ]
+    chosen = store.select(files=files, events=events, tpcs=tpcs)
+    assert keys(chosen) == expected
+    assert len(chosen) == len(expected)
+    assert [tuple(key) for key in chosen.rows.index] == expected
+    assert keys(store.select(files=files).select(events=events).select(tpcs=tpcs)) == expected
+
+
+def test_query(store):
+    limit = float(np.median(store.index["charge_sum_u"]))
+    chosen = store.select(query=f"charge_sum_u > {limit} and tpc == 5 and file > 0")
+    frame = store.index.reset_index()
+    expected = frame[(frame.charge_sum_u > limit) & (frame.tpc == 5) & (frame.file > 0)]
+    assert keys(chosen) == list(zip(expected.file, expected.event, expected.tpc, strict=True))
+    assert 0 < len(chosen) < len(store)
+
+
+@pytest.mark.parametrize("query", ["no_such_column > 1", "voxel_count >", "voxel_count + 1", "voxel_count ="])
+def test_a_wrong_query_is_one_line(store, query):
+    with pytest.raises(StoreError, match=r"Fix: use the columns file, event, tpc") as error:
+        store.select(query=query)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_wrong_range_is_one_line(store):
+    with pytest.raises(StoreError, match=r"files=7.*Fix: give an inclusive range"):
+        store.select(files=7)
+
+
+@pytest.mark.parametrize("by", ["file", "event", "image"])
+def test_split(store, by):
+    part = store.select(files=(0, 3))
+    first, second = part.split(0.5, seed=1, by=by)
+    width = {"file": 1, "event": 2, "image": 3}[by]
+    assert not {key[:width] for key in keys(first)} & {key[:width] for key in keys(second)}
+    assert sorted(keys(first) + keys(second)) == keys(part)
+    assert len(first) == len(second) == 12
+    assert keys(part.split(0.5, seed=1, by=by)[0]) == keys(first)
+    assert any(keys(part.split(0.5, seed=s, by=by)[0]) != keys(first) for s in range(2, 8))
+    assert len(part.split(0.01, seed=0, by=by)[0]) > 0
+    assert len(part.split(0.99, seed=0, by=by)[1]) > 0
+
+
+def test_what_cannot_be_split(store):
+    with pytest.raises(StoreError, match=r"cannot split 1 file\(s\)"):
+        store.select(files=(2, 2)).split(0.5, 0)
+    with pytest.raises(StoreError, match="0 < fraction < 1"):
+        store.select().split(1.0, 0)
+
+
+def test_negative_and_far_positions(store):
+    part = store.select()
+    assert part[-1].key == (3, 2, 5)
+    assert keys(part[2:5]) == keys(part)[2:5]
+    with pytest.raises(IndexError):
+        _ = part[24]
