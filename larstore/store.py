@@ -58,7 +58,7 @@ class Store:
         with self._lock:
             if "index" not in self._frames:
                 self._frames["index"] = self.index_columns.frame(self.index_columns.live)
-            return self._frames["index"]
+            return self._frames["index"].copy(deep=False)
 
     @property
     def inputs(self) -> pd.DataFrame:
@@ -83,7 +83,7 @@ class Store:
                     c: table.read_column(self.path, f"{group}/{c}", self.root.nodes[f"{group}/{c}"]) for c in columns
                 }
                 self._frames[group] = pd.DataFrame(data)
-            return self._frames[group]
+            return self._frames[group].copy(deep=False)
 
     @property
     def predictions(self) -> dict[str, dict[str, Any]]:

@@ -1,9 +1,16 @@
-"""What every reader yields: one event's waveforms of one TPC, with the truth that belongs to it."""
+"""What every reader is, and what it yields: one event's waveforms of one TPC, with the truth that belongs to it."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from larstore.errors import ConfigError, InputError
+from preprocess.detector.model import Detector, Tpc
+from preprocess.sources.names import file_number, truth_path
 
 
 @dataclass
@@ -30,3 +37,69 @@ class Event:
     subrun: int = -1
     event_id: int = -1
     notes: dict[str, int] = field(default_factory=dict)
+
+
+class Source(ABC):
+    """An input file: its events, TPC by TPC. Opening it reads nothing but its first bytes.
+
+    Attributes:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    @abstractmethod
+    def n_events(self) -> int:
+        """Number of events in the file; InputError if it is damaged."""
+
+    @abstractmethod
+    def tpcs(self, detector: Detector) -> list[int]:
+        """Offline numbers of the TPCs that the file's channels belong to; the name restricts them."""
+
+    @abstractmethod
+    def events(
+        self, tpc: Tpc, truth: Sequence[str] | None = None, scale: float | None = None, tag: str | None = None
+    ) -> Iterator[Event]:
+        """Events in the order of the file, one in memory at a time.
+
+        Args:
+            tpc: the TPC whose columns the waveforms get.
+            truth: products to look for beside the file; the first one that exists is read. None: no truth.
+            scale: factor from the file's unit to electrons; None: the format's own.
+            tag: frames of which tag, for files that hold several.
+
+        Raises:
+            InputError: a damaged file, or one that does not fit the TPC. Events before the damage have been yielded.
+        """
+
+    def file_number(self, pattern: str | None = None) -> int | None:
+        """The number in the file's name: of ``pattern``'s first group, by default before ``_<product>-TPC<n>``."""
+        return file_number(self.path, pattern)
+
+    def inputs(self, tpc: int, truth: Sequence[str] | None = None) -> list[Path]:
+        """The files that ``events`` reads for this TPC."""
+        sibling = truth_path(self.path, tpc, truth)
+        return [self.path] if sibling is None else [self.path, sibling]
+
+
+def check_waveform(path: Path, event: int, waveform: npt.NDArray[np.float32]) -> None:
+    """InputError that names the first NaN or infinity of an event's (ticks, channels) waveform."""
+    if np.isfinite(waveform.sum(dtype=np.float64)):
+        return
+    bad = np.argwhere(~np.isfinite(waveform))
+    if len(bad):
+        row, column = (int(i) for i in bad[0])
+        raise InputError(
+            f"{path}: event {event} is {waveform[row, column]} in row {row}, column {column}, "
+            f"{len(bad)} such samples. Fix: repair the signal processing, or mask the channel and set it to 0."
+        )
+
+
+def check_scale(scale: float | None, default: float) -> float:
+    """The scale to use; ConfigError unless it is a finite number other than 0."""
+    value = default if scale is None else float(scale)
+    if not np.isfinite(value) or value == 0:
+        raise ConfigError(f"scale = {value}. Fix: give the factor from the file's unit to electrons, as in 1000.")
+    return value

@@ -115,6 +115,7 @@ def test_a_commit_killed_at_any_operation(before, after, tmp_path, as_other_proc
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_commit_killed_at_every_operation(before, after, tmp_path, as_other_process):
     assert killed_runs(before, after, tmp_path, as_other_process, step=1, offset=0) == {False, True}
 

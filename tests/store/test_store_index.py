@@ -137,6 +137,12 @@ def test_what_cannot_be_split(store):
         store.select().split(1.0, 0)
 
 
+def test_the_table_is_the_readers_own(store):
+    table = store.index
+    table["mine"] = 1
+    assert "mine" not in store.index
+
+
 def test_negative_and_far_positions(store):
     part = store.select()
     assert part[-1].key == (3, 2, 5)

@@ -5,10 +5,11 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 import larstore
-from larstore.testing import make_geometry
+from larstore.testing import make_geometry, make_image
 
 WRITER = """
 import sys
@@ -65,3 +66,24 @@ def test_killed_writers(tmp_path):
     assert start(path).communicate() == ("", None)
     assert larstore.diff(path, quiet) == []
     assert larstore.verify(path).to_dict()["notes"] == []
+
+
+def test_a_reader_beside_a_writer_never_sees_half_a_commit(tmp_path):
+    path = new_store(tmp_path / "a.zarr")
+    process = start(path)
+    seen = []
+    while process.poll() is None:
+        store = larstore.open(path)
+        part = store.select()
+        for image in part.read(0, len(part)):
+            expected = make_image(*image.key, n_voxels=25 + image.key[0])
+            np.testing.assert_array_equal(image.coords, expected.coords)
+            np.testing.assert_array_equal(image.charge, expected.charge)
+            np.testing.assert_array_equal(image.truth_voxels[1], expected.truth_value)
+        assert len(store.inputs) == len(part) // 2
+        seen.append(len(part))
+    process.communicate()
+    assert process.returncode == 0
+    assert seen == sorted(seen)
+    assert all(n % 2 == 0 for n in seen)
+    assert seen

@@ -1,0 +1,83 @@
+"""The numbers of the simulation, each with its source."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Triple = tuple[float, float, float]
+
+
+class SimulationConfig(BaseModel):
+    """Settings of ``simulate``. Unknown keys are refused.
+
+    Values marked "from memory" are the usual textbook ones and were not compared with their source.
+
+    Particles:
+        muons: mean number of cosmic muons that cross one TPC in ``times_us``; 15 gives about 12 in the read-out
+            window, as in the 2021 ProtoDUNE-SP sample (12.3 clusters of 50 voxels or more).
+        times_us: uniform times of cosmics; the 2021 simulation used −3.325 … +3.125 ms.
+        muon_energy_gev: range of kinetic energies, modified Gaisser spectrum (arXiv:1509.06176).
+        beam_tracks, beam_energy_gev: mean number of charged pions at t = 0 that enter at the low-z side along z, and
+            their kinetic energies (uniform); ProtoDUNE-SP's beam had 0.3 … 7 GeV/c. They lose energy and scatter,
+            but do not interact.
+        beam_angle_deg: their spread (Gaussian, each axis).
+        showers, shower_energy_gev: mean number of electron showers at t = 0, and their energies (uniform).
+        delta_cut_mev: delta rays above it are tracks of their own; the loss below it is part of the track.
+        step_mm: length of a step.
+
+    Argon:
+        density_g_cm3: at 87 K (Wire-Cell 1.389).
+        radiation_length_cm, moliere_radius_cm, critical_energy_mev: PDG, from memory.
+        excitation_ev: arXiv:2212.06286, 197 ± 7 eV.
+        w_ion_ev: energy for an electron; LArSoft, larnd-sim.
+        field_kv_cm: ProtoDUNE-SP.
+        box_alpha, box_beta: modified box recombination, JINST 8 P08005; β in (kV/cm)(g/cm²)/MeV.
+
+    Drift and response:
+        lifetime_us: 10.4 ms in the 2021 simulation; None: no attachment.
+        diffusion_l_cm2_s, diffusion_t_cm2_s: Wire-Cell configurations; measured D_L 3.74 at 274 V/cm (arXiv:2104.06551).
+        smear_ticks, smear_pitches: signal processing's effective smear of u, v, w, in quadrature with diffusion;
+            Wire-Cell's fast-simulation settings.
+        gains: charge of u, v, w relative to what arrives; 0.90–1.03 and 0.92–0.96 in the frames of ProtoDUNE.
+
+    Noise and regions of interest:
+        noise: rms of u, v, w in electrons a tick; ProtoDUNE-HD after signal processing, ``summary`` of its frames.
+        noise_ticks: correlation length of the noise; the 0.12 MHz Gaussian filter of ProtoDUNE-SP is 2.65 ticks.
+        roi_threshold: signal plus noise above this many rms starts a region; ProtoDUNE-SP: 3 induction, 5 collection.
+        roi_padding: ticks that a region reaches further on both sides. Outside regions all is 0.
+        dead_channels: fraction of channels that are dead in all events, and masked.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    muons: float = Field(default=15.0, ge=0)
+    times_us: tuple[float, float] = (-3325.0, 3125.0)
+    muon_energy_gev: tuple[float, float] = (0.2, 1000.0)
+    beam_tracks: float = Field(default=1.0, ge=0)
+    beam_energy_gev: tuple[float, float] = (0.3, 7.0)
+    beam_angle_deg: float = Field(default=5.0, ge=0)
+    showers: float = Field(default=0.5, ge=0)
+    shower_energy_gev: tuple[float, float] = (0.3, 2.0)
+    delta_cut_mev: float = Field(default=0.5, gt=0.05)
+    step_mm: float = Field(default=2.0, gt=0.01, le=20)
+
+    density_g_cm3: float = Field(default=1.396, gt=0)
+    radiation_length_cm: float = Field(default=14.0, gt=0)
+    moliere_radius_cm: float = Field(default=9.04, gt=0)
+    critical_energy_mev: float = Field(default=32.8, gt=0)
+    excitation_ev: float = Field(default=197.0, gt=0)
+    w_ion_ev: float = Field(default=23.6, gt=0)
+    field_kv_cm: float = Field(default=0.5, gt=0)
+    box_alpha: float = Field(default=0.93, gt=0)
+    box_beta: float = Field(default=0.212, gt=0)
+
+    lifetime_us: float | None = Field(default=10_400.0, gt=0)
+    diffusion_l_cm2_s: float = Field(default=4.0, ge=0)
+    diffusion_t_cm2_s: float = Field(default=8.8, ge=0)
+    smear_ticks: Triple = (2.69, 2.68, 2.71)
+    smear_pitches: Triple = (0.74, 0.72, 0.14)
+    gains: Triple = (1.0, 1.0, 1.0)
+
+    noise: Triple = (240.0, 246.0, 193.0)
+    noise_ticks: float = Field(default=2.65, ge=0)
+    roi_threshold: Triple = (3.0, 3.0, 5.0)
+    roi_padding: int = Field(default=5, ge=0)
+    dead_channels: float = Field(default=0.0, ge=0, le=1)

@@ -1,0 +1,191 @@
+"""Arrays from tar and zip archives: read in a stream, never unpacked to disk, never unpickled."""
+
+import ast
+import bz2
+import gzip
+import lzma
+import math
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from larstore.errors import InputError
+
+Array = npt.NDArray[Any]
+BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, struct.error,
+          NotImplementedError, RuntimeError, ValueError, OverflowError, MemoryError)  # fmt: skip
+ZIP_MAGIC = b"PK"
+LARGEST_HEADER = 65_536
+DRAIN = 1 << 20
+
+
+class _StrictTarInfo(tarfile.TarInfo):
+    """tarfile takes a damaged header for the end of the archive: events would be missing silently."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> "_StrictTarInfo":
+        try:
+            return super().fromtarfile(archive)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError(f"damaged member header ({error})") from error
+
+
+def is_zip(path: Path) -> bool:
+    """Whether the file starts like a zip archive; InputError where it cannot be read."""
+    return _magic(path).startswith(ZIP_MAGIC)
+
+
+def member_names(path: Path) -> list[str]:
+    """Names of an archive's arrays, without folders and ``.npy``, in their order."""
+    return [name for name, _ in members(path)]
+
+
+def members(path: Path) -> Iterator[tuple[str, Callable[[], Array]]]:
+    """Each member's name (no folder, no ``.npy``) and a function that reads it, to be called before the next step.
+
+    Raises:
+        InputError: the archive is missing, truncated or damaged. Checksums that the format keeps for the whole
+            archive (gzip) are checked after the last member.
+    """
+    return _zip_members(path) if is_zip(path) else _tar_members(path)
+
+
+def zip_names(path: Path) -> list[str]:
+    """Names of a zip archive's arrays, without ``.npy``."""
+    with _open_zip(path) as archive:
+        return [_plain(info.filename) for info in archive.infolist() if not info.is_dir()]
+
+
+def read_zip(path: Path, name: str) -> Array:
+    """One array of an npz file by name (without ``.npy``)."""
+    with _open_zip(path) as archive:
+        for info in archive.infolist():
+            if _plain(info.filename) == name:
+                return _read_info(path, archive, info)
+    raise InputError(f"{path}: has no array {name}. Fix: write it again, one array for every event.")
+
+
+def _magic(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(6)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file. Fix: check the path.") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Fix: check the path and its rights.") from error
+
+
+def _plain(name: str) -> str:
+    return PurePosixPath(name).name.removesuffix(".npy")
+
+
+def _damaged(path: Path, error: BaseException, name: str = "") -> InputError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    where = f"{path}: {name}" if name else f"{path}"
+    return InputError(f"{where}: truncated or damaged ({reason[:120]}). Fix: copy or write the file again.")
+
+
+def _open_zip(path: Path) -> zipfile.ZipFile:
+    _magic(path)
+    try:
+        return zipfile.ZipFile(path)
+    except BROKEN as error:
+        raise _damaged(path, error) from error
+
+
+def _read_info(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
+    try:
+        data = archive.read(info)
+    except BROKEN as error:
+        raise _damaged(path, error, info.filename) from error
+    return parse_npy(data, f"{path}: {info.filename}")
+
+
+def _zip_members(path: Path) -> Iterator[tuple[str, Callable[[], Array]]]:
+    with _open_zip(path) as archive:
+        for info in archive.infolist():
+            if not info.is_dir():
+                yield _plain(info.filename), lambda info=info: _read_info(path, archive, info)  # type: ignore[misc]
+
+
+def _decompressed(path: Path) -> IO[bytes]:
+    # tarfile's own streams do not check gzip's CRC.
+    magic = _magic(path)
+    if magic.startswith(b"\x1f\x8b"):
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    if magic.startswith(b"BZh"):
+        return bz2.open(path, "rb")
+    if magic.startswith(b"\xfd7zXZ"):
+        return lzma.open(path, "rb")
+    return path.open("rb")
+
+
+def _tar_members(path: Path) -> Iterator[tuple[str, Callable[[], Array]]]:
+    with _decompressed(path) as stream:
+        try:
+            archive = tarfile.open(fileobj=stream, mode="r|", tarinfo=_StrictTarInfo)  # noqa: SIM115
+        except BROKEN as error:
+            raise _damaged(path, error) from error
+        with archive:
+            while True:
+                try:
+                    info = archive.next()
+                    if info is None:
+                        while stream.read(DRAIN):  # reaches the checksum at the end
+                            pass
+                        return
+                except BROKEN as error:
+                    raise _damaged(path, error) from error
+                # The archive keeps every member it has seen; events can be many.
+                archive.members = []  # type: ignore[attr-defined]
+                if info.isfile():
+                    yield _plain(info.name), lambda info=info: _read_tar(path, archive, info)  # type: ignore[misc]
+
+
+def _read_tar(path: Path, archive: tarfile.TarFile, info: tarfile.TarInfo) -> Array:
+    try:
+        stream = archive.extractfile(info)
+        data = stream.read() if stream is not None else b""
+    except BROKEN as error:
+        raise _damaged(path, error, info.name) from error
+    return parse_npy(data, f"{path}: {info.name}")
+
+
+def parse_npy(data: bytes, where: str) -> Array:
+    """The array of an npy file's bytes; only numbers, only complete ones.
+
+    Raises:
+        InputError: not an npy file, a dtype that is not plain numbers (objects would need unpickling), or data that
+            are shorter or longer than the header says.
+    """
+    broken = f"{where}: is not a complete npy array"
+    if len(data) < 12 or data[:6] != b"\x93NUMPY" or data[6] not in (1, 2, 3):
+        raise InputError(f"{broken} (wrong first bytes). Fix: copy or write the file again.")
+    start = 10 if data[6] == 1 else 12
+    (length,) = struct.unpack_from("<H" if data[6] == 1 else "<I", data, 8)
+    if length > LARGEST_HEADER:
+        raise InputError(f"{broken} (header of {length} bytes). Fix: copy or write the file again.")
+    try:
+        header = ast.literal_eval(data[start : start + length].decode("latin1").strip())
+        descr, fortran, shape = header["descr"], header["fortran_order"], tuple(header["shape"])
+        if not isinstance(descr, str):
+            raise TypeError("compound dtype")
+        dtype = np.dtype(descr)
+    except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError) as error:
+        raise InputError(f"{broken} (header: {' '.join(str(error).split())[:80]}). Fix: write it again.") from error
+    if dtype.kind not in "fiu":
+        raise InputError(f"{where}: has dtype {dtype}. Fix: write plain numbers; objects and pickles are not read.")
+    if not all(type(n) is int and n >= 0 for n in shape):
+        raise InputError(f"{broken} (shape {shape}). Fix: copy or write the file again.")
+    body = len(data) - start - length
+    if math.prod(shape) * dtype.itemsize != body:
+        raise InputError(f"{broken} ({body} bytes for {shape} of {dtype}). Fix: copy or write the file again.")
+    flat = np.frombuffer(data, dtype, offset=start + length)
+    return flat.reshape(shape, order="F" if fortran else "C")

@@ -1,0 +1,65 @@
+"""Reader for the research code's "parsed" npz files: ``<head>_<product>-TPC<n>.npz``, one array for every event."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from larstore.errors import InputError
+from preprocess.detector.model import Detector, Tpc
+from preprocess.sources.base import Event, Source, check_scale, check_waveform
+from preprocess.sources.members import read_zip, zip_names
+from preprocess.sources.names import parse_name
+from preprocess.sources.truth import TruthFile
+
+ELECTRONS_PER_UNIT = 1000.0  # the parser writes recob::Wire values: electrons × 0.001
+
+
+class ParsedSource(Source):
+    """``arr_0 … arr_{events-1}``, each (ticks, channels of one anode), in units of 1000 electrons."""
+
+    @property
+    def n_events(self) -> int:
+        """Number of events; InputError where the arrays are not numbered 0, 1, 2 …"""
+        names = zip_names(self.path)
+        numbers = sorted(int(name[4:]) for name in names if re.fullmatch(r"arr_\d{1,9}", name))
+        if not numbers or numbers != list(range(len(numbers))) or len(numbers) != len(names):
+            raise InputError(
+                f"{self.path}: holds the arrays {', '.join(names[:5]) or '(none)'}. "
+                "Fix: write arr_0, arr_1 … without gaps, one for every event, and nothing else."
+            )
+        return len(numbers)
+
+    def tpcs(self, detector: Detector) -> list[int]:
+        """The TPC that the name ends with; InputError where it names none, or none of this detector."""
+        name = parse_name(self.path)
+        if name is None or name.tpc not in detector.tpcs:
+            valid = ", ".join(str(n) for n in sorted(detector.tpcs))
+            raise InputError(
+                f"{self.path}: the name holds no TPC of {detector.name}. "
+                f"Fix: name it <anything>_<number>_wire-TPC<n>.npz, n one of {valid}."
+            )
+        return [name.tpc]
+
+    def events(
+        self, tpc: Tpc, truth: Sequence[str] | None = None, scale: float | None = None, tag: str | None = None
+    ) -> Iterator[Event]:
+        """See ``Source.events``; the scale is 1000 by default, and there are no tags."""
+        factor = np.float32(check_scale(scale, ELECTRONS_PER_UNIT))
+        if tag is not None:
+            raise InputError(f"{self.path}: parsed npz files have no tags (got {tag!r}). Fix: leave the tag out.")
+        name = parse_name(self.path)
+        if name is not None and name.tpc != tpc.number:
+            raise InputError(f"{self.path}: is of TPC {name.tpc}, not {tpc.number}. Fix: ask for TPC {name.tpc}.")
+        truth_file = TruthFile(self.path, tpc.number, truth)
+        for event in range(self.n_events):
+            values = read_zip(self.path, f"arr_{event}")
+            if values.ndim != 2 or values.shape[1] != len(tpc.channels):
+                raise InputError(
+                    f"{self.path}: arr_{event} has shape {values.shape}, but TPC {tpc.number} of {tpc.detector} has "
+                    f"{len(tpc.channels)} channels. Fix: write (ticks, {len(tpc.channels)}), or choose its detector."
+                )
+            with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
+                waveform = np.ascontiguousarray(np.asarray(values, np.float32) * factor)
+            check_waveform(self.path, event, waveform)
+            yield Event(event, waveform, truth=truth_file.read(event), notes=truth_file.notes())
