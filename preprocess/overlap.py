@@ -298,15 +298,17 @@ def fill_plane(  # type: ignore[no-untyped-def]
                     if high[w] <= corner or low[w] >= corner + a + b:
                         continue
                     if uncut:
-                        share = below(high[w] - corner, a, b) - below(low[w] - corner, a, b)
+                        # Rounding the borders, not the shares: neighbours' areas sum to a whole pixel exactly.
+                        share = np.rint(PERMILLE * below(high[w] - corner, a, b))
+                        share -= np.rint(PERMILLE * below(low[w] - corner, a, b))
                     else:
-                        share = cut_area(y, z, pixel, ny, nz, low[w], high[w], begin[w], end[w], polygons)
+                        share = PERMILLE * cut_area(y, z, pixel, ny, nz, low[w], high[w], begin[w], end[w], polygons)
                     shares[at, TILE * iy + iz] += share
         columns[used] = n_columns
         for y in range(TILE):
             for z in range(TILE):
                 bit = TILE * y + z
-                rest = 1.0
+                rest = float(PERMILLE)
                 for i in range(used):
                     rest -= shares[i, bit]
                 shares[used, bit] = rest if y < rows and z < cols else 0.0
@@ -315,7 +317,7 @@ def fill_plane(  # type: ignore[no-untyped-def]
             mask = np.uint64(0)
             before = n_areas + areas
             for bit in range(TILE * TILE):
-                permille = int(np.rint(shares[i, bit] * PERMILLE))
+                permille = int(np.rint(shares[i, bit]))
                 if permille > 0:
                     if write:
                         out_area[n_areas + areas] = permille

@@ -50,8 +50,9 @@ def simulate(
 ) -> list[Path]:
     """Write ``sim_<sample>_<file>_wire-TPC<n>.tar.gz`` and ``sim_<sample>_<file>_depoElectron-TPC<n>.npz``.
 
-    An event depends on (seed, file, event), the detector, the settings and, where particles cross several TPCs, on the
-    set of TPCs; not on how many events or files are made. All TPCs of an event see the same particles.
+    An event depends on (seed, file, event), the detector, the settings and the set of TPCs (their common
+    box decides where particles start); not on how many events or files are made. All TPCs of an
+    event see the same particles.
 
     Args:
         out_dir: folder, made if missing. Files of these names are replaced.
@@ -70,7 +71,8 @@ def simulate(
         ConfigError: an argument out of range, a TPC that cannot be simulated.
     """
     for name, value, least in (
-        ("n_files", n_files, 1), ("events_per_file", events_per_file, 1), ("seed", seed, 0), ("first_file", first_file, 0),
+        ("n_files", n_files, 1), ("events_per_file", events_per_file, 1),
+        ("seed", seed, 0), ("first_file", first_file, 0),
     ):  # fmt: skip
         if value < least:
             raise ConfigError(f"{name} = {value}. Fix: give a whole number from {least}.")
@@ -101,7 +103,6 @@ def simulate(
             number = response.tpc.number
             path = folder / f"sim_{sample}_{file}_wire-TPC{number}.tar.gz"
             write_frames(path, frames())
-            # The read-out last would be better for readers that wait for it; nobody reads while this runs.
             write_arrays(folder / f"sim_{sample}_{file}_depoElectron-TPC{number}.npz", truths)
             written.append(path)
     return written

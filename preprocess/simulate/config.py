@@ -33,7 +33,8 @@ class SimulationConfig(BaseModel):
 
     Drift and response:
         lifetime_us: 10.4 ms in the 2021 simulation; None: no attachment.
-        diffusion_l_cm2_s, diffusion_t_cm2_s: Wire-Cell configurations; measured D_L 3.74 at 274 V/cm (arXiv:2104.06551).
+        diffusion_l_cm2_s, diffusion_t_cm2_s: Wire-Cell configurations; measured D_L 3.74 at 274 V/cm
+            (arXiv:2104.06551).
         smear_ticks, smear_pitches: signal processing's effective smear of u, v, w, in quadrature with diffusion;
             Wire-Cell's fast-simulation settings.
         gains: charge of u, v, w relative to what arrives; 0.90–1.03 and 0.92–0.96 in the frames of ProtoDUNE.

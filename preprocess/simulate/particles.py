@@ -162,7 +162,7 @@ def _shower(rng: np.random.Generator, box: Box, config: SimulationConfig) -> lis
 
 def _propagate(rng: np.random.Generator, particle: _Particle, box: Box, config: SimulationConfig) -> Floats:
     """(n, 5) x, y, z, t, electrons of a particle and its delta rays (which make no further ones)."""
-    parts = []
+    parts: list[Floats] = []
     deltas = np.empty((MAX_DELTAS, 7))
     n_deltas = _track(rng, particle, box, config, deltas, parts)
     for delta in deltas[:n_deltas]:

@@ -95,7 +95,7 @@ def spread(
     ticks: Floats, pitch: Floats, charge: Floats, sigma_tick: Floats, sigma_mm: Floats, edges: Floats,
     column: npt.NDArray[np.int32], out: Waveform,
 ) -> None:  # fmt: skip
-    """Add (n,) charges, Gaussian around (tick, pitch coordinate), integrated over ticks × strips, to (columns, ticks).
+    """Add (n,) charges, Gaussian around (tick, pitch), integrated over ticks × strips, to (columns, ticks).
 
     Tick i is the integral over i … i + 1, strip w that over ``edges[w]`` … ``edges[w + 1]``.
     """
@@ -138,7 +138,7 @@ def add_noise(
     memory: float,
     normals: npt.NDArray[np.float32],
 ) -> None:
-    """Add noise (first-order autoregressive: ``memory`` is its correlation from tick to tick) where charge is not 0."""
+    """Add noise where charge is not 0; first-order autoregressive, ``memory``: correlation of neighbouring ticks."""
     fresh = math.sqrt(1.0 - memory * memory)
     drawn = 0
     for row in range(charge.shape[0]):

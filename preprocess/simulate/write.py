@@ -61,7 +61,7 @@ def frame_members(frame: Frame, tag: str) -> Iterator[tuple[str, bytes]]:
 
 
 def write_frames(path: Path, frames: Iterable[Frame], tag: str = "sim") -> None:
-    """Write a frame archive; the suffix chooses the format (.tar, .tar.gz, .tar.bz2, .npz). Frames are taken one by one."""
+    """Write a frame archive; the suffix chooses the format, one of ``COMPRESSIONS``. One frame is held at a time."""
     members = (member for frame in frames for member in frame_members(frame, tag))
     write_members(path, members)
 

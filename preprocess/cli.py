@@ -1,0 +1,115 @@
+"""Subcommands `simulate` and `preprocess`; whatever is heavy is imported when they run."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from larstore.errors import ConfigError
+
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other setting.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes; default: one for each core.")]
+
+
+def _numbers(text: str | None, option: str, separator: str = ",") -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(separator))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r}: write whole numbers, as in 1{separator}5", param_hint=option) from error
+
+
+def simulate(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the files, made if missing.")],
+    detector: Annotated[str, typer.Option(help="Name of a detector, or path of a wires file or YAML.")] = "protodune-sp",
+    files: Annotated[int, typer.Option(min=1, help="Files to write.")] = 1,
+    events: Annotated[int, typer.Option(min=1, help="Events in each file.")] = 10,
+    tpcs: Annotated[str, typer.Option(help="TPCs, as in 1,5,9.")] = "1",
+    seed: Annotated[int, typer.Option(min=0, help="Seed: the same one gives the same bytes.")] = 0,
+    first_file: Annotated[int, typer.Option(min=0, help="Number of the first file.")] = 1,
+    sample: Annotated[str, typer.Option(help="Name of the sample, part of the file names.")] = "Sim",
+    config: Annotated[Path | None, typer.Option(help="YAML with simulation settings.")] = None,
+    overrides: Overrides = None,
+    workers: Workers = None,
+) -> None:
+    """Simulate events: frames in the Wire-Cell format, and their truth.
+
+    Example: larstore simulate -o sim --detector protodune-sp --files 4 --events 10 --seed 1
+    """
+    from larstore.settings import apply_overrides, check, read_yaml
+    from preprocess.progress import bar
+    from preprocess.simulate import SimulationConfig
+    from preprocess.simulate.parallel import simulate_files
+
+    values: dict[str, Any] = {} if config is None else read_yaml(config)
+    apply_overrides(values, overrides or [])
+    settings = check(SimulationConfig, values, str(config or "options"))
+    chosen = _numbers(tpcs, "--tpcs") or ()
+    with bar("simulating", files, "files") as advance:
+        paths = simulate_files(
+            output, detector, chosen, files, events, seed, settings, first_file, sample, workers, advance
+        )
+    for path in paths:
+        print(path)
+
+
+def preprocess(
+    inputs: Annotated[list[str] | None, typer.Argument(metavar="INPUT…", help="Files, folders or patterns.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The store: created, or continued.")] = None,
+    detector: Annotated[str | None, typer.Option(help="Name of a detector, or path of a wires file or YAML.")] = None,
+    tpcs: Annotated[str | None, typer.Option(help="Only these TPCs, as in 1,5,9.")] = None,
+    truth: Annotated[
+        list[str] | None, typer.Option(help="Truth product, in order of preference; 'none' for real data.")
+    ] = None,
+    files: Annotated[str | None, typer.Option(metavar="A:B", help="Only these file numbers, inclusive.")] = None,
+    first_file: Annotated[int | None, typer.Option(min=0, help="Number of the first file without one.")] = None,
+    file_pattern: Annotated[str | None, typer.Option(help="Pattern whose first group is the file number.")] = None,
+    downsample: Annotated[str | None, typer.Option(help="Ticks, y and z pixels of a voxel [8,4,4].")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Electrons a tick above which a sample is lit [1].")] = None,
+    min_live_planes: Annotated[int | None, typer.Option(min=1, help="Planes with a real signal [2].")] = None,
+    scale: Annotated[float | None, typer.Option(help="Factor to electrons; default: the format's own.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Tag of the frames, where a file holds several.")] = None,
+    sample: Annotated[str | None, typer.Option(help="Name of the sample, recorded with the inputs.")] = None,
+    cluster: Annotated[str, typer.Option(help="Where the workers run.")] = "local",
+    workers: Workers = None,
+    config: Annotated[Path | None, typer.Option(help="YAML with any of these settings.")] = None,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and stop.")] = False,
+    break_lock: Annotated[bool, typer.Option("--break-lock", help="Take over the lock of a dead host.")] = False,
+) -> None:
+    """Tile wire read-outs into a store; run again, it does only what is missing.
+
+    Example: larstore preprocess sim -o run.zarr --detector protodune-sp --tpcs 1
+    """
+    from preprocess.config import load_run_config
+    from preprocess.progress import print_plan, run_with_progress
+
+    options: dict[str, Any] = {
+        "inputs": inputs or None,
+        "output": output,
+        "detector": detector,
+        "tpcs": _numbers(tpcs, "--tpcs"),
+        "truth": truth,
+        "files": _numbers(files, "--files", ":"),
+        "first_file": first_file,
+        "file_pattern": file_pattern,
+        "downsample": _numbers(downsample, "--downsample"),
+        "threshold": threshold,
+        "min_live_planes": min_live_planes,
+        "scale": scale,
+        "tag": tag,
+        "sample": sample,
+        "workers": workers,
+    }
+    for name, value, hint in (("INPUT…", inputs, ""), ("-o", output, ""), ("--detector", detector, "")):
+        if not value and config is None:
+            raise typer.BadParameter("is needed, here or in --config", param_hint=name + hint)
+    settings = load_run_config(config, options, overrides)
+    if cluster != "local":
+        raise ConfigError(f"--cluster {cluster}: unknown. Fix: 'local' is the only kind of this version")
+    if dry_run:
+        print_plan(settings)
+        return
+    if not run_with_progress(settings, break_lock):
+        raise typer.Exit(1)

@@ -1,0 +1,43 @@
+"""The Dask cluster that a run uses: worker processes on this machine, one thread each."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import dask
+from distributed import Client, LocalCluster
+
+from larstore.errors import ConfigError
+
+# A dying worker takes its task's first and only execution with it: `run` decides what happens then, in a new block.
+SETTINGS = {
+    "distributed.scheduler.allowed-failures": 0,
+    "distributed.scheduler.work-stealing": False,
+    "distributed.worker.memory.terminate": 0.95,
+    "distributed.logging.distributed": "error",
+}
+
+
+@contextmanager
+def make_cluster(profile: str = "local", workers: int | None = None, **options: Any) -> Iterator[Client]:
+    """A client of a new cluster, closed at the end.
+
+    Args:
+        profile: "local"; other kinds of clusters are not there yet.
+        workers: worker processes; None = one for each core.
+        options: further arguments of ``distributed.LocalCluster``.
+
+    Raises:
+        ConfigError: an unknown profile, or fewer than one worker.
+    """
+    if profile != "local":
+        raise ConfigError(f"--cluster {profile}: unknown. Fix: 'local' is the only kind of this version")
+    if workers is not None and workers < 1:
+        raise ConfigError(f"--workers {workers}: Fix: at least 1")
+    arguments = {"n_workers": workers, "threads_per_worker": 1, "processes": True, "dashboard_address": None} | options
+    with (
+        dask.config.set(SETTINGS),
+        LocalCluster(host="127.0.0.1", **arguments) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client

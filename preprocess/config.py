@@ -1,0 +1,90 @@
+"""Settings of a pre-processing run: which inputs, how they are tiled, and how the work is cut."""
+
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from larstore.format import CHUNK_ROWS, SHARD_ROWS
+from larstore.settings import apply_overrides, check, read_yaml
+from preprocess.sources.names import TRUTH_PRODUCTS
+
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class RunConfig(BaseModel):
+    """Everything that `larstore preprocess` can be told; the command line's options are these keys.
+
+    Attributes:
+        inputs: files, folders or glob patterns; of a folder, the files of ``product``.
+        output: the store, created or continued.
+        detector: name of a built-in detector, or path of a wires file or detector YAML.
+        tpcs: TPC numbers to tile; None = all that the inputs hold.
+        truth: truth products in order of preference; None = none (real data).
+        files: first and last file number, inclusive; None = all.
+        product: product name of read-out files in folders (``<head>_<product>-TPC<n>``); other archives count too.
+        first_file: number of the first file whose name holds none.
+        file_pattern: regular expression whose first group is the file number.
+        sample: name of the sample, recorded with each input.
+        downsample: ticks, y pixels and z pixels of a voxel.
+        threshold: electrons a tick above which a sample is lit.
+        min_live_planes: planes that a real signal must light; bad channels stand in for the others.
+        scale: factor from the file's values to electrons; None = the format's own.
+        tag: tag of the frames to read, where a file holds several.
+        shard_rows, chunk_rows: layout of a new store (see the format page).
+        task_bytes: small units are put together up to so many input bytes a task.
+        workers: worker processes of the local cluster.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    inputs: tuple[str, ...] = Field(min_length=1)
+    output: Path
+    detector: str
+    tpcs: tuple[int, ...] | None = None
+    truth: tuple[str, ...] | None = TRUTH_PRODUCTS
+    files: tuple[int, int] | None = None
+    product: str = "wire"
+    first_file: Annotated[int, Field(ge=0)] = 1
+    file_pattern: str | None = None
+    sample: str = ""
+    downsample: tuple[PositiveInt, PositiveInt, PositiveInt] = (8, 4, 4)
+    threshold: float = 1.0
+    min_live_planes: PositiveInt = 2
+    scale: float | None = None
+    tag: str | None = None
+    shard_rows: PositiveInt = SHARD_ROWS
+    chunk_rows: PositiveInt = CHUNK_ROWS
+    task_bytes: PositiveInt = 16_000_000
+    workers: PositiveInt | None = None
+
+    @field_validator("truth", mode="before")
+    @classmethod
+    def _none_is_no_truth(cls, value: Any) -> Any:
+        if value in ("none", ["none"], ("none",)):
+            return None
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("inputs", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _range_is_ordered(self) -> Self:
+        if self.files is not None and self.files[0] > self.files[1]:
+            raise ValueError(f"files {self.files[0]}:{self.files[1]} is empty; write first:last, both inclusive")
+        return self
+
+    def tiling(self) -> dict[str, Any]:
+        """What changes the voxels: all images of a store share these settings."""
+        keys = ("threshold", "min_live_planes", "scale", "tag", "truth")
+        return self.model_dump(mode="json", include=set(keys))
+
+
+def load_run_config(path: str | Path | None, options: dict[str, Any], overrides: list[str] | None = None) -> RunConfig:
+    """A YAML file, then the command line's options over it, then its `--set` entries. Raises ConfigError."""
+    values = {} if path is None else read_yaml(path, "configs/preprocess/protodune-sp.yaml")
+    values |= {key: value for key, value in options.items() if value is not None}
+    apply_overrides(values, overrides or [])
+    return check(RunConfig, values, str(path or "options"))

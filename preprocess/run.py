@@ -1,0 +1,252 @@
+"""The Dask side of a run: workers tile and write blocks, this process commits them and decides what is tried again."""
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from distributed import Client, KilledWorker, as_completed
+
+import larstore
+from larstore.errors import LarstoreError, StoreError
+from larstore.records import BlockSpec, Failure, Receipt
+from preprocess.config import RunConfig
+from preprocess.detector import load_detector
+from preprocess.pipeline import process_unit
+from preprocess.plan import Plan, Unit, batches, make_plan
+
+log = logging.getLogger(__name__)
+
+COMMIT_SECONDS = 1.0  # receipts of so long share a commit
+DEATHS = 2  # of workers that held a task, before its unit is given up
+TASKS_PER_WORKER = 4  # at least so many, so that the last one does not hold the run up
+PACKAGES = ("larstore", "numpy", "numba", "zarr", "dask")
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What a worker returns: only this travels, never arrays. ``needed`` > 0: the block was too small, nothing written."""
+
+    receipt: Receipt | None
+    failures: tuple[Failure, ...]
+    needed: int = 0
+    lit_samples: int = 0
+    notes: Counter[str] = field(default_factory=Counter)
+    seconds: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass
+class Summary:
+    """What a run did; ``seconds`` are per stage, summed over workers, and "wall" is the run's own time."""
+
+    units_done: int = 0
+    units_before: int = 0
+    units_failed: int = 0
+    images: int = 0
+    voxels: int = 0
+    lit_samples: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
+    seconds: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass
+class _Task:
+    units: tuple[Unit, ...]
+    n_shards: int = 1
+    deaths: int = 0
+
+
+def work(path: str, spec: BlockSpec, units: tuple[Unit, ...], config: RunConfig) -> TaskResult:
+    """On a worker: tile the units and write their images into one block. A unit that cannot be used does not stop others."""
+    images, inputs, failures = [], [], []
+    lit, notes, seconds = 0, Counter[str](), Counter[str]()
+    for unit in units:
+        try:
+            result = process_unit(unit, config)
+        except LarstoreError as error:
+            failures.append(Failure(unit.file, unit.tpc, unit.path, str(error)))
+            continue
+        images += result.images
+        inputs += result.inputs
+        lit += result.lit_samples
+        notes += result.notes
+        seconds += result.seconds
+    start = time.perf_counter()
+    try:
+        receipt = larstore.write_block(path, spec, images, inputs) if images else None
+    except larstore.BlockFull as full:
+        return TaskResult(None, (), needed=full.needed)
+    seconds["write"] += time.perf_counter() - start  # type: ignore[assignment]
+    return TaskResult(receipt, tuple(failures), 0, lit, notes, seconds)
+
+
+def open_output(config: RunConfig) -> larstore.Store:
+    """The store to write to, created if it is not there. StoreError if it is of another geometry or of other settings."""
+    detector = load_detector(config.detector)
+    geometry = detector.geometry()
+    if not config.output.exists():
+        planes = next(iter(detector.tpcs.values())).planes
+        larstore.create(
+            config.output,
+            geometry=geometry,
+            downsample=config.downsample,
+            provenance={
+                "versions": {name: version(name) for name in PACKAGES},
+                "config": config.model_dump(mode="json"),
+                "tiling": config.tiling(),
+            },
+            planes=[plane.name for plane in planes],
+            shard_rows=config.shard_rows,
+            chunk_rows=config.chunk_rows,
+        )
+    store = larstore.open(config.output)
+    held = store.attributes["provenance"].get("tiling", {})
+    wanted: dict[str, Any] = config.tiling() | {
+        "downsample": list(config.downsample),
+        "geometry": geometry.hash,
+    }
+    found = held | {"downsample": list(store.attributes["downsample"]), "geometry": store.attributes["geometry_hash"]}
+    for key, value in wanted.items():
+        if found.get(key) != value:
+            raise StoreError(
+                f"{config.output}: holds images with {key} = {found.get(key)}, this run has {value}. "
+                "Fix: write to another store, or use the same settings"
+            )
+    return store
+
+
+def plan_run(config: RunConfig) -> Plan:
+    """What a run would do now; changes nothing."""
+    store = larstore.open(config.output) if config.output.exists() else None
+    return make_plan(config, load_detector(config.detector), store)
+
+
+def run(
+    config: RunConfig, client: Client, progress: Callable[[Summary, int], None] | None = None, break_lock: bool = False
+) -> Summary:
+    """Tile everything that the store does not hold yet.
+
+    Args:
+        config: the settings.
+        client: of the cluster whose workers see the same files.
+        progress: called with the summary so far and the number of units, whenever something has been committed.
+        break_lock: take over a lock of another host whose heartbeat stands still.
+
+    Failed units are in ``failures/`` of the store and in the summary; they do not stop the rest.
+    """
+    started = time.perf_counter()
+    plan = make_plan(config, load_detector(config.detector), open_output(config))
+    with larstore.StoreWriter(config.output, break_lock=break_lock) as writer:
+        # Somebody else may have committed between the plan and the lock.
+        plan = make_plan(config, load_detector(config.detector), larstore.open(config.output))
+        summary = Summary(units_before=plan.done)
+        coordinator = _Coordinator(config, client, writer, summary, len(plan.units), progress)
+        coordinator.take(plan.failures)
+        coordinator.drain(plan.units)
+    summary.seconds["wall"] = time.perf_counter() - started  # type: ignore[assignment]
+    return summary
+
+
+class _Coordinator:
+    """Keeps a bounded number of tasks in flight, each attempt with a block of its own, and commits what comes back."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        client: Client,
+        writer: larstore.StoreWriter,
+        summary: Summary,
+        n_units: int,
+        progress: Callable[[Summary, int], None] | None,
+    ) -> None:
+        self.config, self.client, self.writer, self.summary = config, client, writer, summary
+        self.n_units, self.progress = n_units, progress
+        self.receipts: list[Receipt] = []
+        self.failures: list[Failure] = []
+        self.last_commit = time.monotonic()
+
+    def take(self, failures: Iterable[Failure]) -> None:
+        """Note failures for the next commit."""
+        new = list(failures)
+        self.failures += new
+        self.summary.failures += new
+        self.summary.units_failed += len(new)
+
+    def drain(self, units: list[Unit]) -> None:
+        """Work until nothing is left, then commit the rest."""
+        workers = max(1, len(self.client.scheduler_info(n_workers=-1)["workers"]))
+        share = sum(unit.size for unit in units) // (workers * TASKS_PER_WORKER) + 1
+        waiting = deque(_Task(batch) for batch in batches(units, min(self.config.task_bytes, share)))
+        running: dict[Any, _Task] = {}
+        results = as_completed()
+        while waiting or running:
+            while waiting and len(running) < 2 * workers:
+                task = waiting.popleft()
+                future = self._submit(task)
+                running[future] = task
+                results.add(future)
+            future = next(results)
+            task = running.pop(future)
+            waiting.extendleft(self._settle(future, task))
+            future.release()
+            if time.monotonic() - self.last_commit >= COMMIT_SECONDS:
+                self.commit()
+        self.commit()
+
+    def _submit(self, task: _Task) -> Any:
+        spec = self.writer.reserve(task.n_shards)
+        return self.client.submit(
+            work, str(self.config.output), spec, task.units, self.config, pure=False, retries=0, key=f"unit-{spec.first_shard}"
+        )
+
+    def _settle(self, future: Any, task: _Task) -> list[_Task]:
+        """Take a finished task's result; returns what is to be tried (again)."""
+        error = future.exception()
+        if error is None:
+            return self._accept(future.result(), task)
+        if isinstance(error, KilledWorker):
+            log.warning("a worker died while it held %s", ", ".join(u.path for u in task.units))
+            if len(task.units) > 1:  # find out which one it was
+                return [_Task((unit,), task.n_shards, 0) for unit in task.units]
+            if task.deaths + 1 < DEATHS:
+                return [_Task(task.units, task.n_shards, task.deaths + 1)]
+            message = f"{task.units[0].path}: killed its worker {DEATHS} times. Fix: give workers more memory"
+        elif len(task.units) > 1:
+            return [_Task((unit,), task.n_shards, task.deaths) for unit in task.units]
+        else:
+            message = f"{task.units[0].path}: {type(error).__name__}: {' '.join(str(error).split())}"
+            log.error("%s", message, exc_info=error)
+        self.take(Failure(unit.file, unit.tpc, unit.path, message) for unit in task.units)
+        return []
+
+    def _accept(self, result: TaskResult, task: _Task) -> list[_Task]:
+        if result.needed:
+            return [_Task(task.units, result.needed, task.deaths)]
+        summary = self.summary
+        if result.receipt is not None:
+            self.receipts.append(result.receipt)
+            summary.images += len(result.receipt.images)
+            summary.voxels += sum(image.voxel_count for image in result.receipt.images)
+        self.take(result.failures)
+        summary.units_done += len(task.units) - len(result.failures)
+        summary.lit_samples += result.lit_samples
+        summary.notes += result.notes
+        summary.seconds += result.seconds
+        return []
+
+    def commit(self) -> None:
+        """Commit what has come back so far."""
+        start = time.perf_counter()
+        self.writer.commit(self.receipts, self.failures)
+        self.receipts, self.failures = [], []
+        self.last_commit = time.monotonic()
+        self.summary.seconds["commit"] += time.perf_counter() - start  # type: ignore[assignment]
+        if self.progress is not None:
+            self.progress(self.summary, self.n_units)
+
+
