@@ -22,12 +22,14 @@ def _numbers(text: str | None, option: str, separator: str = ",") -> tuple[int, 
 
 def simulate(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the files, made if missing.")],
-    detector: Annotated[str, typer.Option(help="Name of a detector, or path of a wires file or YAML.")] = "protodune-sp",
-    files: Annotated[int, typer.Option(min=1, help="Files to write.")] = 1,
-    events: Annotated[int, typer.Option(min=1, help="Events in each file.")] = 10,
+    detector: Annotated[
+        str, typer.Option(help="Name of a detector, or path of a wires file or YAML.")
+    ] = "protodune-sp",
+    events: Annotated[int, typer.Option(min=1, help="Events in all.")] = 10,
+    events_per_file: Annotated[int, typer.Option(min=1, help="Events in each file; the last one may hold fewer.")] = 10,
     tpcs: Annotated[str, typer.Option(help="TPCs, as in 1,5,9.")] = "1",
     seed: Annotated[int, typer.Option(min=0, help="Seed: the same one gives the same bytes.")] = 0,
-    first_file: Annotated[int, typer.Option(min=0, help="Number of the first file.")] = 1,
+    first_file: Annotated[int, typer.Option(min=0, help="Number of the first file.")] = 0,
     sample: Annotated[str, typer.Option(help="Name of the sample, part of the file names.")] = "Sim",
     config: Annotated[Path | None, typer.Option(help="YAML with simulation settings.")] = None,
     overrides: Overrides = None,
@@ -35,7 +37,7 @@ def simulate(
 ) -> None:
     """Simulate events: frames in the Wire-Cell format, and their truth.
 
-    Example: larstore simulate -o sim --detector protodune-sp --files 4 --events 10 --seed 1
+    Example: larstore simulate -o sim --detector protodune-sp --events 40 --seed 1
     """
     from larstore.settings import apply_overrides, check, read_yaml
     from preprocess.progress import bar
@@ -46,9 +48,9 @@ def simulate(
     apply_overrides(values, overrides or [])
     settings = check(SimulationConfig, values, str(config or "options"))
     chosen = _numbers(tpcs, "--tpcs") or ()
-    with bar("simulating", files, "files") as advance:
+    with bar("simulating", -(-events // events_per_file), "files") as advance:
         paths = simulate_files(
-            output, detector, chosen, files, events, seed, settings, first_file, sample, workers, advance
+            output, detector, chosen, events, events_per_file, seed, settings, first_file, sample, workers, advance
         )
     for path in paths:
         print(path)

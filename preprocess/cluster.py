@@ -34,7 +34,12 @@ def make_cluster(profile: str = "local", workers: int | None = None, **options: 
         raise ConfigError(f"--cluster {profile}: unknown. Fix: 'local' is the only kind of this version")
     if workers is not None and workers < 1:
         raise ConfigError(f"--workers {workers}: Fix: at least 1")
-    arguments = {"n_workers": workers, "threads_per_worker": 1, "processes": True, "dashboard_address": None} | options
+    arguments = {
+        "n_workers": workers,
+        "threads_per_worker": 1,
+        "processes": True,
+        "dashboard_address": None,
+    } | options
     with (
         dask.config.set(SETTINGS),
         LocalCluster(host="127.0.0.1", **arguments) as cluster,

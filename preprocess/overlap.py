@@ -44,23 +44,22 @@ class Overlaps(NamedTuple):
     Attributes:
         tile_start: (planes, tiles + 1) int32; the entries of a plane in a tile, columns ascending.
         entry_column: (entries,) int32 waveform column; ``n_columns`` is NONE, the part that no wire covers.
-        entry_tile: (entries,) int32.
         entry_mask: (entries,) uint64 pixels of the tile with a share of the column.
         entry_area: (entries + 1,) int32 where the entry's areas start: one for each set bit, in bit order.
         area: (areas,) uint16 thousandths of a pixel, 1 … 1000.
-        column_start: (planes, columns + 2) int32 into ``column_entry``: a column's entries; the last one is NONE.
-        column_entry: (entries,) int32.
+        column_start: (planes, columns + 2) int32: the entries once more, by column (the last one is NONE): they are
+            column_tile (entries,) int32 and column_mask (entries,) uint64.
         column_plane: (columns,) int8 the plane that a column belongs to in this face, −1 = none.
     """
 
     tile_start: npt.NDArray[np.int32]
     entry_column: npt.NDArray[np.int32]
-    entry_tile: npt.NDArray[np.int32]
     entry_mask: npt.NDArray[np.uint64]
     entry_area: npt.NDArray[np.int32]
     area: npt.NDArray[np.uint16]
     column_start: npt.NDArray[np.int32]
-    column_entry: npt.NDArray[np.int32]
+    column_tile: npt.NDArray[np.int32]
+    column_mask: npt.NDArray[np.uint64]
     column_plane: npt.NDArray[np.int8]
 
     def pixel(self, n_z: int, y: int, z: int) -> Iterator[tuple[int, int, int]]:
@@ -144,10 +143,11 @@ def _cut(
 def build_overlaps(strips: Sequence[Strips], grid: Grid, n_columns: int) -> Overlaps:
     """The areas of a face's pixel grid from its planes' strips."""
     n_tiles = grid.n_tiles
-    parts: dict[str, list[npt.NDArray[np.generic]]] = {"column": [], "tile": [], "mask": [], "area": [], "count": []}
+    parts: dict[str, list[npt.NDArray[np.generic]]] = {
+        name: [] for name in ("column", "mask", "count", "area", "column_tile", "column_mask")
+    }
     tile_start = np.zeros((len(strips), n_tiles + 1), np.int32)
     column_start = np.zeros((len(strips), n_columns + 2), np.int32)
-    column_entry: list[npt.NDArray[np.intp]] = []
     column_plane = np.full(n_columns, -1, np.int8)
     n_entries = 0
     for p, plane in enumerate(strips):
@@ -165,10 +165,11 @@ def build_overlaps(strips: Sequence[Strips], grid: Grid, n_columns: int) -> Over
         tile_start[p, 1:] = n_entries + np.cumsum(sizes[:, 0])
         column_start[p, 0] = n_entries
         column_start[p, 1:] = n_entries + np.cumsum(np.bincount(column, minlength=n_columns + 1))
-        column_entry.append(n_entries + np.argsort(column, kind="stable"))
+        by_column = np.argsort(column, kind="stable")
         n_entries += int(entries)
         parts["column"].append(column)
-        parts["tile"].append(np.repeat(np.arange(n_tiles, dtype=np.int32), sizes[:, 0]))
+        parts["column_tile"].append(np.repeat(np.arange(n_tiles, dtype=np.int32), sizes[:, 0])[by_column])
+        parts["column_mask"].append(mask[by_column])
         parts["mask"].append(mask)
         parts["count"].append(count)
         parts["area"].append(area)
@@ -176,12 +177,12 @@ def build_overlaps(strips: Sequence[Strips], grid: Grid, n_columns: int) -> Over
     return Overlaps(
         tile_start=tile_start,
         entry_column=joined["column"].astype(np.int32),
-        entry_tile=joined["tile"].astype(np.int32),
         entry_mask=joined["mask"].astype(np.uint64),
         entry_area=np.concatenate([[0], np.cumsum(joined["count"].astype(np.int64))]).astype(np.int32),
         area=joined["area"].astype(np.uint16),
         column_start=column_start,
-        column_entry=np.concatenate(column_entry).astype(np.int32),
+        column_tile=joined["column_tile"].astype(np.int32),
+        column_mask=joined["column_mask"].astype(np.uint64),
         column_plane=column_plane,
     )
 

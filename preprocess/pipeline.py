@@ -104,9 +104,7 @@ def _image(unit: Unit, event: Event, tiler: Tiler, config: RunConfig, result: Un
     if event.truth is not None:
         frame = tiler.tpc.frame
         ticks = max(frame.n_ticks, event.first_tick + len(event.waveform))
-        truth_coords, truth_value = voxelise_truth(
-            event.truth, config.downsample, (ticks, frame.n_y, frame.n_z)
-        )
+        truth_coords, truth_value = voxelise_truth(event.truth, config.downsample, (ticks, frame.n_y, frame.n_z))
         truth = truth_at(voxels.coords, truth_coords, truth_value)
     result.lit_samples += voxels.lit_samples
     result.seconds["tile"] += middle - start  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""The plan of a run: inputs become work units (one file, one TPC), numbered once and for all; what is done is left out."""
+"""The plan of a run: inputs become work units (one file, one TPC) with their numbers; what is done is left out."""
 
 import glob
 import os
@@ -67,7 +67,7 @@ def make_plan(config: RunConfig, detector: Detector, store: larstore.Store | Non
     known = _known_inputs(store)
     owners = _owners(store)
     numbers = {path: number for path, (number, _) in known.items()}
-    claimed: dict[tuple[int, int], str] = {key: path for key, path in owners.items()}
+    claimed = dict(owners)
     for path, file in _numbered(find_inputs(config), config, numbers):
         if config.files is not None and not config.files[0] <= file <= config.files[1]:
             continue
@@ -113,8 +113,9 @@ def _owners(store: larstore.Store | None) -> dict[tuple[int, int], str]:
     if store is None or not len(store):
         return {}
     paths = list(store.inputs["path"])
-    rows = store.index["input"].groupby(level=["file", "tpc"]).first()
-    return {(int(file), int(tpc)): paths[row] if row >= 0 else "" for (file, tpc), row in rows.items()}
+    index = store.index.reset_index()[["file", "tpc", "input"]].drop_duplicates(["file", "tpc"])
+    rows = zip(*(index[name].tolist() for name in index), strict=True)
+    return {(file, tpc): paths[row] if row >= 0 else "" for file, tpc, row in rows}
 
 
 def _numbered(paths: list[Path], config: RunConfig, numbers: dict[str, int]) -> Iterator[tuple[Path, int]]:

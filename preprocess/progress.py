@@ -19,8 +19,8 @@ SHOWN_FAILURES = 10
 def bar(title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
     """A bar on stderr; call what it yields with the number done."""
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(), TimeRemainingColumn(),
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
+        TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(title, total=total, rate="")
@@ -58,7 +58,9 @@ def run_with_progress(config: RunConfig, break_lock: bool) -> bool:
 def print_summary(config: RunConfig, summary: Summary) -> None:
     """What a run did, to stdout."""
     table = Table(title=str(config.output), show_header=False, title_justify="left")
-    table.add_row("units done, done before, failed", f"{summary.units_done}, {summary.units_before}, {summary.units_failed}")
+    table.add_row(
+        "units done, done before, failed", f"{summary.units_done}, {summary.units_before}, {summary.units_failed}"
+    )
     table.add_row("images", f"{summary.images:,}")
     table.add_row("voxels", f"{summary.voxels:,}")
     table.add_row("lit samples", f"{summary.lit_samples:,}")
@@ -72,7 +74,9 @@ def print_summary(config: RunConfig, summary: Summary) -> None:
     for failure in summary.failures[:SHOWN_FAILURES]:
         errors.print(f"failed: {failure.error}", markup=False)
     if len(summary.failures) > SHOWN_FAILURES:
-        errors.print(f"… and {len(summary.failures) - SHOWN_FAILURES} more: larstore info {config.output}", markup=False)
+        errors.print(
+            f"… and {len(summary.failures) - SHOWN_FAILURES} more: larstore info {config.output}", markup=False
+        )
 
 
 def print_plan(config: RunConfig) -> None:

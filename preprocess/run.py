@@ -6,7 +6,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from distributed import Client, KilledWorker, as_completed
@@ -29,7 +28,7 @@ PACKAGES = ("larstore", "numpy", "numba", "zarr", "dask")
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What a worker returns: only this travels, never arrays. ``needed`` > 0: the block was too small, nothing written."""
+    """What a worker returns: only this travels, never arrays. ``needed``: shards of a block large enough."""
 
     receipt: Receipt | None
     failures: tuple[Failure, ...]
@@ -62,7 +61,7 @@ class _Task:
 
 
 def work(path: str, spec: BlockSpec, units: tuple[Unit, ...], config: RunConfig) -> TaskResult:
-    """On a worker: tile the units and write their images into one block. A unit that cannot be used does not stop others."""
+    """On a worker: tile the units and write their images into one block; a unit that fails does not stop the others."""
     images, inputs, failures = [], [], []
     lit, notes, seconds = 0, Counter[str](), Counter[str]()
     for unit in units:
@@ -86,7 +85,7 @@ def work(path: str, spec: BlockSpec, units: tuple[Unit, ...], config: RunConfig)
 
 
 def open_output(config: RunConfig) -> larstore.Store:
-    """The store to write to, created if it is not there. StoreError if it is of another geometry or of other settings."""
+    """The store to write to, created if missing. StoreError if it is of another geometry or of other settings."""
     detector = load_detector(config.detector)
     geometry = detector.geometry()
     if not config.output.exists():
@@ -127,7 +126,10 @@ def plan_run(config: RunConfig) -> Plan:
 
 
 def run(
-    config: RunConfig, client: Client, progress: Callable[[Summary, int], None] | None = None, break_lock: bool = False
+    config: RunConfig,
+    client: Client,
+    progress: Callable[[Summary, int], None] | None = None,
+    break_lock: bool = False,
 ) -> Summary:
     """Tile everything that the store does not hold yet.
 
@@ -201,7 +203,14 @@ class _Coordinator:
     def _submit(self, task: _Task) -> Any:
         spec = self.writer.reserve(task.n_shards)
         return self.client.submit(
-            work, str(self.config.output), spec, task.units, self.config, pure=False, retries=0, key=f"unit-{spec.first_shard}"
+            work,
+            str(self.config.output),
+            spec,
+            task.units,
+            self.config,
+            pure=False,
+            retries=0,
+            key=f"unit-{spec.first_shard}",
         )
 
     def _settle(self, future: Any, task: _Task) -> list[_Task]:
@@ -248,5 +257,3 @@ class _Coordinator:
         self.summary.seconds["commit"] += time.perf_counter() - start  # type: ignore[assignment]
         if self.progress is not None:
             self.progress(self.summary, self.n_units)
-
-

@@ -114,8 +114,7 @@ def mark(p, column, step, real, areas, work, n_tiles):  # type: ignore[no-untype
     """Light a column's pixels in the tiles that all planes before it have reached; plane 0 opens tiles."""
     stage, live_mask, lit_mask = work.stage, work.live_mask, work.lit_mask
     for i in range(areas.column_start[p, column], areas.column_start[p, column + 1]):
-        entry = areas.column_entry[i]
-        tile = areas.entry_tile[entry]
+        tile = areas.column_tile[i]
         if stage[tile] != step:
             if p == 0:
                 work.tiles[n_tiles] = tile
@@ -125,9 +124,9 @@ def mark(p, column, step, real, areas, work, n_tiles):  # type: ignore[no-untype
             stage[tile] = step
             live_mask[tile, p] = 0
             lit_mask[tile, p] = 0
-        lit_mask[tile, p] |= areas.entry_mask[entry]
+        lit_mask[tile, p] |= areas.column_mask[i]
         if real:
-            live_mask[tile, p] |= areas.entry_mask[entry]
+            live_mask[tile, p] |= areas.column_mask[i]
     return n_tiles
 
 

@@ -30,16 +30,12 @@ def build_detector(config: DetectorConfig, faces: Sequence[FaceWires], source: s
         if number is None:
             continue
         if number in tpcs:
-            raise ConfigError(
-                f"{source}: two faces have the TPC number {number}. Fix: give `tpcs` in a detector YAML."
-            )
+            raise ConfigError(f"{source}: two faces have the TPC number {number}. Fix: give `tpcs` in a detector YAML.")
         tpcs[number] = _tpc(config, face, number, columns[face.anode], source)
     return Detector(config.name, dict(sorted(tpcs.items())))
 
 
-def _tpc_numbers(
-    config: DetectorConfig, faces: Sequence[FaceWires], source: str | Path
-) -> dict[tuple[int, int], int]:
+def _tpc_numbers(config: DetectorConfig, faces: Sequence[FaceWires], source: str | Path) -> dict[tuple[int, int], int]:
     there = [(face.anode, face.face) for face in faces]
     if config.tpcs is None:
         return {(anode, face): 2 * anode + 1 - face for anode, face in there}
@@ -65,9 +61,7 @@ def _tpc(
     used = np.concatenate([np.unique(plane.channel) for plane in planes])
     if len(np.unique(used)) != len(used):
         values, counts = np.unique(used, return_counts=True)
-        raise InputError(
-            f"{where}: channel {values[counts > 1][0]} is in two planes of it. Fix: mend the wires file."
-        )
+        raise InputError(f"{where}: channel {values[counts > 1][0]} is in two planes of it. Fix: mend the wires file.")
     first, last = planes[0], planes[-1]
     # Electrons meet the first plane first, so they come from its side.
     sign = 1 if first.x_mm >= last.x_mm else -1

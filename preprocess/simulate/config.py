@@ -1,12 +1,17 @@
 """The numbers of the simulation, each with its source."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Annotated
 
-Triple = tuple[float, float, float]
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+FromZero = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Triple = tuple[FromZero, FromZero, FromZero]
+MOST = 10_000  # particles of a kind in an event
 
 
 class SimulationConfig(BaseModel):
-    """Settings of ``simulate``. Unknown keys are refused.
+    """Settings of ``simulate``. Unknown keys are refused, and so are NaN, infinity and ranges that run backwards.
 
     Values marked "from memory" are the usual textbook ones and were not compared with their source.
 
@@ -47,16 +52,16 @@ class SimulationConfig(BaseModel):
         dead_channels: fraction of channels that are dead in all events, and masked.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    muons: float = Field(default=15.0, ge=0)
+    muons: float = Field(default=15.0, ge=0, le=MOST)
     times_us: tuple[float, float] = (-3325.0, 3125.0)
-    muon_energy_gev: tuple[float, float] = (0.2, 1000.0)
-    beam_tracks: float = Field(default=1.0, ge=0)
-    beam_energy_gev: tuple[float, float] = (0.3, 7.0)
-    beam_angle_deg: float = Field(default=5.0, ge=0)
-    showers: float = Field(default=0.5, ge=0)
-    shower_energy_gev: tuple[float, float] = (0.3, 2.0)
+    muon_energy_gev: tuple[Positive, Positive] = (0.2, 1000.0)
+    beam_tracks: float = Field(default=1.0, ge=0, le=MOST)
+    beam_energy_gev: tuple[Positive, Positive] = (0.3, 7.0)
+    beam_angle_deg: float = Field(default=5.0, ge=0, lt=90)
+    showers: float = Field(default=0.5, ge=0, le=MOST)
+    shower_energy_gev: tuple[Positive, Positive] = (0.3, 2.0)
     delta_cut_mev: float = Field(default=0.5, gt=0.05)
     step_mm: float = Field(default=2.0, gt=0.01, le=20)
 
@@ -82,3 +87,10 @@ class SimulationConfig(BaseModel):
     roi_threshold: Triple = (3.0, 3.0, 5.0)
     roi_padding: int = Field(default=5, ge=0)
     dead_channels: float = Field(default=0.0, ge=0, le=1)
+
+    @field_validator("times_us", "muon_energy_gev", "beam_energy_gev", "shower_energy_gev")
+    @classmethod
+    def _ascending(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] > value[1]:
+            raise ValueError(f"{value[0]} … {value[1]} runs backwards: write the smaller number first")
+        return value

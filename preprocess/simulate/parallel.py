@@ -11,7 +11,14 @@ from preprocess.simulate import SimulationConfig, simulate
 
 
 def _one_file(
-    out_dir: Path, detector: str, tpcs: Sequence[int], events: int, seed: int, config: SimulationConfig, file: int, sample: str
+    out_dir: Path,
+    detector: str,
+    tpcs: Sequence[int],
+    events: int,
+    seed: int,
+    config: SimulationConfig,
+    file: int,
+    sample: str,
 ) -> list[Path]:
     return simulate(out_dir, load_detector(detector), tpcs, 1, events, seed, config, file, sample)
 
@@ -20,7 +27,7 @@ def simulate_files(
     out_dir: Path,
     detector: str,
     tpcs: Sequence[int],
-    n_files: int,
+    events: int,
     events_per_file: int,
     seed: int,
     config: SimulationConfig,
@@ -29,13 +36,17 @@ def simulate_files(
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Path]:
-    """As ``simulate``, with files shared among ``workers`` processes (default: one for each core); progress counts files."""
-    files = range(first_file, first_file + n_files)
-    count = min(n_files, workers or len(os.sched_getaffinity(0)))
+    """As ``simulate`` for ``events`` in all, with files shared among ``workers`` processes (one for each core).
+
+    The last file may hold fewer events; ``progress`` is called with the number of files done.
+    """
+    files = range(first_file, first_file - (-events // events_per_file))
+    count = min(len(files), workers or len(os.sched_getaffinity(0)))
+    sizes = dict.fromkeys(files, events_per_file) | {files[-1]: events - (len(files) - 1) * events_per_file}
     paths: dict[int, list[Path]] = {}
     with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
         futures = {
-            pool.submit(_one_file, out_dir, detector, tpcs, events_per_file, seed, config, file, sample): file
+            pool.submit(_one_file, out_dir, detector, tpcs, sizes[file], seed, config, file, sample): file
             for file in files
         }
         try:

@@ -70,9 +70,11 @@ def transport(
         momentum_2 = kinetic * (kinetic + 2.0 * mass)
         beta_2 = momentum_2 / (energy * energy)
         mean = restricted_loss(kinetic, mass, cut, density, excitation_mev) * step_cm
-        # Collisions below the cut: variance (K/2) (Z/A) ρ x T_cut / β², skewed upwards: log-normal.
+        # Collisions below the cut or T_max: variance (K/2) (Z/A) ρ x T / β², skewed upwards: log-normal.
+        gamma, ratio = energy / mass, ELECTRON_MEV / mass
+        t_max = 2.0 * ELECTRON_MEV * (gamma * gamma - 1.0) / (1.0 + 2.0 * gamma * ratio + ratio * ratio)
         rate = 0.5 * K_MEV_CM2 * Z_OVER_A * density / beta_2
-        spread = math.log(1.0 + rate * min(cut, kinetic) * step_cm / (mean * mean))
+        spread = math.log(1.0 + rate * min(cut, t_max) * step_cm / (mean * mean))
         loss = mean * math.exp(math.sqrt(spread) * normals[i, 2] - 0.5 * spread)
         part = 1.0
         if loss >= kinetic - STOPPED_MEV:
@@ -88,8 +90,6 @@ def transport(
             break
         for axis in range(3):
             place[axis] += step_mm * direction[axis]
-        gamma, ratio = energy / mass, ELECTRON_MEV / mass
-        t_max = 2.0 * ELECTRON_MEV * (gamma * gamma - 1.0) / (1.0 + 2.0 * gamma * ratio + ratio * ratio)
         t_max = min(t_max, LARGEST_DELTA_MEV, 0.5 * kinetic)
         if t_max > cut and n_deltas < len(deltas):
             chance = rate * (1.0 / cut - 1.0 / t_max) * step_cm

@@ -85,7 +85,9 @@ class Source(ABC):
 
 
 def check_waveform(path: Path, event: int, waveform: npt.NDArray[np.float32]) -> None:
-    """InputError that names the first NaN or infinity of an event's (ticks, channels) waveform."""
+    """InputError for an event's (ticks, channels) waveform without ticks, or with a NaN or infinity."""
+    if not len(waveform):
+        raise InputError(f"{path}: event {event} has no ticks. Fix: write it again, or leave the event out.")
     with np.errstate(invalid="ignore"):  # ∞ − ∞
         if np.isfinite(waveform.sum(dtype=np.float64)):
             return

@@ -21,20 +21,22 @@ from larstore.errors import InputError
 Array = npt.NDArray[Any]
 BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, struct.error,
           NotImplementedError, RuntimeError, ValueError, OverflowError, MemoryError)  # fmt: skip
+# What tarfile takes for the end of an archive besides the end block.
+NO_HEADER = (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError, tarfile.EmptyHeaderError)  # type: ignore[attr-defined]
 ZIP_MAGIC = b"PK"
 LARGEST_HEADER = 65_536
 DRAIN = 1 << 20
 
 
 class _StrictTarInfo(tarfile.TarInfo):
-    """tarfile takes a damaged header for the end of the archive: events would be missing silently."""
+    """tarfile takes a damaged header, or a cut, for the end of the archive: events would be missing silently."""
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> "_StrictTarInfo":
         try:
             return super().fromtarfile(archive)
-        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
-            raise tarfile.ReadError(f"damaged member header ({error})") from error
+        except NO_HEADER as error:
+            raise tarfile.ReadError(f"damaged member header or no end of archive: {error}") from error
 
 
 def is_zip(path: Path) -> bool:
@@ -188,4 +190,7 @@ def parse_npy(data: bytes, where: str) -> Array:
     if math.prod(shape) * dtype.itemsize != body:
         raise InputError(f"{broken} ({body} bytes for {shape} of {dtype}). Fix: copy or write the file again.")
     flat = np.frombuffer(data, dtype, offset=start + length)
-    return flat.reshape(shape, order="F" if fortran else "C")
+    try:
+        return flat.reshape(shape, order="F" if fortran else "C")
+    except (ValueError, OverflowError) as error:  # more axes, or a longer one beside a 0, than numpy can hold
+        raise InputError(f"{broken} (shape {str(shape)[:80]}). Fix: copy or write the file again.") from error

@@ -48,16 +48,12 @@ def file_number(path: Path, pattern: str | None) -> int | None:
     except re.error as error:
         raise ConfigError(f"file pattern {pattern!r}: {error}. Fix: give a regular expression.") from error
     if compiled.groups < 1:
-        raise ConfigError(
-            f"file pattern {pattern!r} has no group. Fix: put the number in brackets, as in 'run(\\d+)'."
-        )
+        raise ConfigError(f"file pattern {pattern!r} has no group. Fix: put the number in brackets, as in 'run(\\d+)'.")
     match = compiled.search(path.name)
     if match is None or match[1] is None:
         return None
     if not re.fullmatch(r"[0-9]{1,18}", match[1]):
-        raise InputError(
-            f"{path}: {match[1]!r} is not a file number. Fix: let the pattern's first group match digits."
-        )
+        raise InputError(f"{path}: {match[1]!r} is not a file number. Fix: let the pattern's first group match digits.")
     return int(match[1])
 
 

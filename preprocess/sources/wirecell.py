@@ -134,14 +134,10 @@ class WireCellSource(Source):
         for pending in waiting.values():
             missing = pending.missing(used)
             if missing:
-                raise InputError(
-                    f"{self.path}: {' and '.join(missing)} is missing. Fix: copy or write the file again."
-                )
+                raise InputError(f"{self.path}: {' and '.join(missing)} is missing. Fix: copy or write the file again.")
             yield pending, used
 
-    def _event(
-        self, event: int, pending: _Pending, tag: str, tpc: Tpc, factor: float, truth_file: TruthFile
-    ) -> Event:
+    def _event(self, event: int, pending: _Pending, tag: str, tpc: Tpc, factor: float, truth_file: TruthFile) -> Event:
         frame, tickinfo = pending.frame, pending.tickinfo
         assert frame is not None
         assert pending.channels is not None
@@ -154,7 +150,7 @@ class WireCellSource(Source):
                 "Fix: write (channels, ticks)."
             )
         rows = frame if frame.shape[0] == len(channels) else frame.T  # transposed before mid-2021
-        first_tick = self._first_tick(f"tickinfo_{label}", tickinfo)
+        first_tick = self._first_tick(f"tickinfo_{label}", tickinfo, rows.shape[1])
         columns = np.searchsorted(tpc.channels, channels)
         foreign = tpc.channels[np.minimum(columns, len(tpc.channels) - 1)] != channels
         if foreign.any():
@@ -189,20 +185,20 @@ class WireCellSource(Source):
         numbers = channels.astype(np.int64)
         values, counts = np.unique(numbers, return_counts=True)
         if (counts > 1).any():
-            raise InputError(
-                f"{self.path}: {member} holds channel {values[counts > 1][0]} twice. Fix: write it once."
-            )
+            raise InputError(f"{self.path}: {member} holds channel {values[counts > 1][0]} twice. Fix: write it once.")
         return numbers
 
-    def _first_tick(self, member: str, tickinfo: Array) -> int:
+    def _first_tick(self, member: str, tickinfo: Array, n_ticks: int) -> int:
         if tickinfo.shape != (3,) or not np.isfinite(tickinfo).all():
             raise InputError(
                 f"{self.path}: {member} is {tickinfo.ravel()[:5].tolist()}, shape {tickinfo.shape}. "
                 "Fix: write [time ns, tick ns, first tick]."
             )
         first = float(tickinfo[2])
-        if not first.is_integer() or not 0 <= first < TICK_RANGE:
-            raise InputError(f"{self.path}: {member}: first tick {first}. Fix: ticks are whole numbers from 0.")
+        if not first.is_integer() or not 0 <= first < TICK_RANGE - n_ticks:
+            raise InputError(
+                f"{self.path}: {member}: first tick {first}. Fix: ticks are whole numbers from 0, below 2^31."
+            )
         if not float(tickinfo[1]) > 0:
             raise InputError(f"{self.path}: {member}: tick of {float(tickinfo[1])} ns. Fix: write a positive length.")
         return int(first)
@@ -232,7 +228,7 @@ class WireCellSource(Source):
                     "Fix: write integer rows [channel, first tick, end tick)."
                 )
             wide = mask.astype(np.int64)
-            wrong = (wide[:, 1] > wide[:, 2]) | (np.abs(wide[:, 1:]) >= TICK_RANGE).any(axis=1)
+            wrong = (wide[:, 1] > wide[:, 2]) | (wide[:, 1] < -TICK_RANGE) | (wide[:, 2] >= TICK_RANGE)
             if wrong.any():
                 raise InputError(
                     f"{self.path}: a chanmask of {pending.ident} has the row {wide[wrong][0].tolist()}. "

@@ -1,0 +1,157 @@
+"""The response kernels against closed forms and a slow oracle."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import norm
+
+from larstore.errors import ConfigError
+from preprocess.simulate import truth_of
+from preprocess.simulate.config import SimulationConfig
+from preprocess.simulate.response import Response, add_noise, keep_regions
+from preprocess.testing import small_detector
+
+QUIET = {"noise": (0.0, 0.0, 0.0)}
+
+
+@pytest.fixture(scope="module")
+def tpc(tmp_path_factory):
+    return small_detector(tmp_path_factory.mktemp("detector")).tpc(1)
+
+
+def deposits(n, seed=0, margin=40.0):
+    rng = np.random.default_rng(seed)
+    low, high = [20.0, margin, margin], [780.0, 300 - margin, 240 - margin]
+    return np.column_stack([rng.uniform(low, high, (n, 3)), rng.uniform(0, 100, n), rng.uniform(1e3, 1e5, n)])
+
+
+def drift_us(tpc, x):
+    return (x - tpc.frame.anode_x_mm) / 1.565
+
+
+def test_charge_is_conserved_up_to_attachment(tpc):
+    """Every plane sees the electrons times exp(−t/τ), whole within the 4 σ cut."""
+    points = deposits(300)
+    config = SimulationConfig(**QUIET, lifetime_us=1000.0, gains=(1.0, 0.9, 1.1))
+    charge = Response(tpc, config).charge(points)
+    arriving = (points[:, 4] * np.exp(-drift_us(tpc, points[:, 0]) / 1000.0)).sum()
+    for plane, gain in zip(tpc.planes, config.gains, strict=True):
+        assert charge[plane.column].sum(dtype=np.float64) == pytest.approx(gain * arriving, rel=5e-4)
+
+
+def test_without_lifetime_nothing_is_lost(tpc):
+    points = deposits(50)
+    charge = Response(tpc, SimulationConfig(**QUIET, lifetime_us=None)).charge(points)
+    assert charge[tpc.planes[2].column].sum(dtype=np.float64) == pytest.approx(points[:, 4].sum(), rel=5e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_a_point_arrives_at_its_truth_tick_and_wire(tpc, seed):
+    point = deposits(1, seed)
+    charge = Response(tpc, SimulationConfig(**QUIET)).charge(point)
+    (truth,) = truth_of(tpc, point)
+    exact = 100.0 + (drift_us(tpc, point[0, 0]) + point[0, 3]) / 0.5
+    assert truth[0] == math.floor(exact)
+    assert tuple(truth[1:3]) == (math.floor(point[0, 1] / 2), math.floor(point[0, 2] / 2))
+    assert truth[3] == pytest.approx(point[0, 4])
+    for plane in tpc.planes:
+        seen = charge[plane.column].astype(np.float64)
+        in_tick = seen.sum(axis=0)
+        mean_tick = np.average(np.arange(1400) + 0.5, weights=in_tick)
+        assert mean_tick == pytest.approx(exact, abs=0.02)
+        pitch = point[0, 1] * plane.normal[0] + point[0, 2] * plane.normal[1]
+        mean_pitch = np.average(plane.offset_mm, weights=seen.sum(axis=1))
+        assert mean_pitch == pytest.approx(pitch, abs=0.5 * plane.pitch_mm)
+
+
+def test_against_an_oracle(tpc):
+    """Products of Gaussian integrals over all ticks and strips, no cut, no loops shared with the kernel."""
+    points = deposits(4, 3)
+    config = SimulationConfig(**QUIET)
+    charge = Response(tpc, config).charge(points)
+    expected = np.zeros(charge.shape)
+    for x, y, z, t, q in points:
+        drift = drift_us(tpc, x)
+        q *= math.exp(-drift / 10_400)
+        tick = 100 + (drift + t) / 0.5
+        long_ticks = math.sqrt(2 * 4.0e-4 * drift) / (1.565 * 0.5)
+        trans_mm = math.sqrt(2 * 8.8e-4 * drift)
+        for i, plane in enumerate(tpc.planes):
+            time = norm(tick, math.hypot(long_ticks, config.smear_ticks[i]))
+            place = norm(
+                y * plane.normal[0] + z * plane.normal[1],
+                math.hypot(trans_mm, config.smear_pitches[i] * plane.pitch_mm),
+            )
+            edges = np.append(plane.offset_mm - plane.pitch_mm / 2, plane.offset_mm[-1] + plane.pitch_mm / 2)
+            expected[plane.column] += q * np.outer(np.diff(place.cdf(edges)), np.diff(time.cdf(np.arange(1401))))
+    np.testing.assert_allclose(charge, expected, atol=2e-4 * expected.max())
+
+
+def test_diffusion_after_a_known_drift(tpc):
+    """σ = √(2 D t): 2.29 ms would give 1.35 mm along and 2.01 mm across the drift; here 0.5 ms."""
+    point = np.array([[1.565 * 500 + tpc.frame.anode_x_mm, 150.0, 120.0, 0.0, 1e6]])
+    config = SimulationConfig(**QUIET, smear_ticks=(0, 0, 0), smear_pitches=(0, 0, 0))
+    charge = Response(tpc, config).charge(point)[tpc.planes[2].column].astype(np.float64)
+    ticks = np.arange(1400)
+    weights = charge.sum(axis=0)
+    spread = np.average((ticks - np.average(ticks, weights=weights)) ** 2, weights=weights)
+    expected = 1.35 * math.sqrt(0.5 / 2.29) / (1.565 * 0.5)
+    assert math.sqrt(spread - 1 / 12) == pytest.approx(expected, rel=0.03)
+
+
+def test_charge_outside_is_lost_not_moved(tpc):
+    points = np.array([[400.0, 150.0, 120.0, -1e6, 1e5], [400.0, 1e4, 1e4, 0.0, 1e5], [400.0, 150.0, 120.0, 1e6, 1e5]])
+    assert not Response(tpc, SimulationConfig(**QUIET)).charge(points).any()
+    assert len(truth_of(tpc, points)) == 0
+
+
+def test_regions_against_an_oracle():
+    rng = np.random.default_rng(0)
+    charge = rng.normal(0, 1, (7, 200)).astype(np.float32)
+    plane_of = np.array([0, 0, 1, 1, 2, 2, -1])
+    limits = np.array([1.0, 2.0, 2.5])
+    out = np.zeros((200, 7), np.float32)
+    keep_regions(charge, plane_of, limits, 3, out)
+    for row in range(7):
+        for t in range(200):
+            near = charge[row, max(0, t - 3) : t + 4].max() > limits[plane_of[row]] and plane_of[row] >= 0
+            assert out[t, row] == (max(charge[row, t], 0) if near else 0)
+
+
+def test_noise_has_the_rms_and_the_correlation_asked_for():
+    charge = np.full((3, 200_000), 1000.0, np.float32)
+    charge[1, ::2] = 0
+    normals = np.random.default_rng(0).standard_normal(np.count_nonzero(charge), dtype=np.float32)
+    add_noise(charge, np.array([0, 1, 2]), np.array([10, 20, 30], np.float32), 0.6, normals)
+    assert not charge[1, ::2].any()
+    noise = charge - 1000
+    assert noise[0].std() == pytest.approx(10, rel=0.02)
+    assert noise[1, 1::2].std() == pytest.approx(20, rel=0.02)
+    assert np.corrcoef(noise[2, 1:], noise[2, :-1])[0, 1] == pytest.approx(0.6, abs=0.02)
+    assert abs(np.corrcoef(noise[1, 3::2], noise[1, 1:-2:2])[0, 1]) < 0.02
+
+
+def test_dead_channels_and_threshold(tpc):
+    config = SimulationConfig()
+    response = Response(tpc, config)
+    dead = np.array([85, 180])
+    out = response.read_out(response.charge(deposits(100)), np.random.default_rng(0), dead)
+    assert out.shape == (1400, 210)
+    assert not out[:, dead].any()
+    assert (out >= 0).all()
+    for plane, rms, factor in zip(tpc.planes, config.noise, config.roi_threshold, strict=True):
+        waveform = out[:, plane.column]
+        assert waveform.any()
+        for column in waveform.T:
+            hits = np.flatnonzero(column > rms * factor)
+            assert all(np.abs(hits - t).min() <= config.roi_padding for t in np.flatnonzero(column))
+
+
+def test_a_tpc_without_drift_constants_is_refused(tpc):
+    frame = tpc.frame.model_copy(update={"drift_speed_mm_us": None})
+    with pytest.raises(ConfigError, match="drift speed None"):
+        Response(type(tpc)(**{**vars(tpc), "frame": frame}), SimulationConfig())

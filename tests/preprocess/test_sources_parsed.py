@@ -1,0 +1,95 @@
+"""The research code's parsed npz files."""
+
+import numpy as np
+import pytest
+
+from larstore.errors import InputError
+from preprocess.sources import open_source
+from preprocess.testing import small_detector
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory):
+    return small_detector(tmp_path_factory.mktemp("detector"))
+
+
+def waveforms(n=3, dtype=np.float64):
+    return [np.random.default_rng(i).normal(0.1, 0.05, (40, 210)).astype(dtype) for i in range(n)]
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+def test_events_in_electrons(tmp_path, detector, save, dtype):
+    path = tmp_path / "reco_Mu_12_wire-TPC3.npz"
+    arrays = waveforms(12, dtype)  # arr_10 sorts before arr_2
+    save(path, *arrays)
+    truths = [np.column_stack([np.arange(3), np.arange(3), np.arange(3), np.full(3, i), np.ones(3)]) for i in range(12)]
+    save(tmp_path / "reco_Mu_12_depo-TPC3.npz", *truths)
+    save(tmp_path / "reco_Mu_12_depoElectron-TPC3.npz", *truths[:1])
+    source = open_source(path)
+    assert source.n_events == 12
+    assert source.file_number() == 12
+    assert source.tpcs(detector) == [3]
+    assert [p.name for p in source.inputs(3, ("energy", "depo", "depoElectron"))] == [
+        "reco_Mu_12_wire-TPC3.npz",
+        "reco_Mu_12_depo-TPC3.npz",
+    ]
+    for i, e in enumerate(source.events(detector.tpc(3), ("energy", "depo", "depoElectron"))):
+        assert e.event == i
+        np.testing.assert_array_equal(e.waveform, arrays[i].astype(np.float32) * np.float32(1000))
+        np.testing.assert_array_equal(e.truth, truths[i][:, :4])
+        assert e.bad.shape == (0, 3)
+    (first, *_) = source.events(detector.tpc(3), scale=1.0)
+    np.testing.assert_array_equal(first.waveform, arrays[0].astype(np.float32))
+    assert first.truth is None
+
+
+def refused(path, detector, message, truth=None, tpc=3, **options):
+    with pytest.raises(InputError, match=message) as caught:
+        list(open_source(path).events(detector.tpc(tpc), truth, **options))
+    assert str(path.parent) in str(caught.value)
+    assert "Fix: " in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_files(tmp_path, detector):
+    path = tmp_path / "a_1_wire-TPC3.npz"
+    np.savez(path, arr_0=waveforms(1)[0], arr_2=waveforms(1)[0])
+    refused(path, detector, "without gaps")
+    np.savez(path, arr_0=waveforms(1)[0], extra=np.zeros(1))
+    refused(path, detector, "nothing else")
+    np.savez(path, waveforms(1)[0][:, :100])
+    refused(path, detector, r"shape \(40, 100\)")
+    np.savez(path, np.array([{}], dtype=object))
+    refused(path, detector, "pickles are not read")
+    np.savez(path, np.zeros((0, 210)))
+    refused(path, detector, "event 0 has no ticks")
+    np.savez(path, np.full((40, 210), np.nan))
+    refused(path, detector, "event 0 is nan in row 0, column 0")
+    np.savez(path, np.full((40, 210), 1e37))
+    refused(path, detector, "is inf")
+    np.savez(path, *waveforms(1))
+    refused(path, detector, "is of TPC 3, not 1", tpc=1)
+    refused(path, detector, "no tags", tag="gauss")
+
+
+def test_names_must_hold_a_tpc(tmp_path, detector):
+    for name in ("plain.npz", "a_1_wire-TPC8.npz"):
+        np.savez(tmp_path / name, *waveforms(1))
+        with pytest.raises(InputError, match=r"holds no TPC of small.*one of 1, 3"):
+            open_source(tmp_path / name).tpcs(detector)
+
+
+def test_bad_truth(tmp_path, detector):
+    path, truth = tmp_path / "a_1_wire-TPC3.npz", tmp_path / "a_1_depo-TPC3.npz"
+    np.savez(path, *waveforms(2))
+    np.savez(truth, np.zeros((2, 4)))
+    refused(path, detector, "has no array arr_1", ("depo",))
+    np.savez(truth, np.zeros((2, 3)), np.zeros((2, 4)))
+    refused(path, detector, r"shape \(2, 3\)", ("depo",))
+    np.savez(truth, np.array([[0, 0, 0, np.inf]]), np.zeros((2, 4)))
+    refused(path, detector, "row 0 is .*inf", ("depo",))
+    np.savez(truth, np.array([None]), np.zeros((2, 4)))
+    refused(path, detector, "pickles are not read", ("depo",))
+    truth.write_bytes(b"PK nonsense")
+    refused(path, detector, "truncated or damaged", ("depo",))

@@ -1,0 +1,205 @@
+"""Configurations of a training: the research code's forms are accepted, every mistake is one line with its fix."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from larstore.errors import ConfigError
+from train.config import load_config, make_config, with_inputs
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+MINIMAL = {
+    "output_dir": "out",
+    "data": {"data_path": "run.zarr", "train_i": [1, 5]},
+    "model": {"name": "cellnet_binary", "nChannels": 4},
+}
+
+
+def changed(key, value):
+    """MINIMAL with one nested key set."""
+    values = yaml.safe_load(yaml.safe_dump(MINIMAL))
+    *parents, last = key.split(".")
+    block = values
+    for parent in parents:
+        block = block.setdefault(parent, {})
+    block[last] = value
+    return values
+
+
+@pytest.mark.parametrize("name", ["ghost3d.yaml", "charge3d.yaml"])
+def test_shipped_configurations_load(name):
+    config = load_config(CONFIGS / name)
+    assert config.loss is not None
+    assert config.optimizer is not None
+    assert make_config(config.plain()) == config
+
+
+def test_one_value_stands_for_all_stores():
+    values = changed(
+        "data", {"data_path": ["a", "b"], "train_i": [1, 5], "tpcs": [1, 5], "scale": 2, "inference_i": [6, 7]}
+    )
+    sources = make_config(values).data.sources("train")
+    assert [(s.path, s.files, s.tpcs, s.scale) for s in sources] == [
+        ("a", (1, 5), [1, 5], 2),
+        ("b", (1, 5), [1, 5], 2),
+    ]
+
+
+def test_a_left_out_store_does_not_shift_the_others():
+    data = {
+        "data_path": ["a", "b", "c"],
+        "train_i": [None, [1, 5], [2, 6]],
+        "inference_i": [[8, 9], None, None],
+        "tpcs": [[1], None, [5]],
+        "scale": [1, 2, 3],
+    }
+    data = make_config(changed("data", data)).data
+    assert [(s.path, s.tpcs, s.scale) for s in data.sources("train")] == [("b", None, 2), ("c", [5], 3)]
+    assert [(s.path, s.tpcs, s.scale) for s in data.sources("inference")] == [("a", [1], 1)]
+
+
+def test_short_forms_of_the_research_code():
+    values = changed("trainer", "basic")
+    values |= {
+        "metrics": {"acc": "BinAccuracy"},
+        "store_inference": True,
+        "loss": {"name": "BCEL1Loss", "L1_lambda": 1},
+    }
+    values["train"] = {"n_epochs": 3, "transfer": False}
+    config = make_config(values)
+    assert config.trainer.name == "basic"
+    assert config.metrics["acc"].name == "BinAccuracy"
+    assert config.store_inference.everyNepoch == 1
+    assert config.loss.arguments == {"L1_lambda": 1}
+    assert config.train.transfer is None
+    plateau = make_config(
+        values | {"trainer": {"name": "schedule_plateau", "metric": "acc", "patience": 2, "factor": 0.2}}
+    )
+    assert plateau.trainer.patience == 2
+
+
+def test_environment_variables_are_expanded(monkeypatch):
+    monkeypatch.setenv("LARSTORE_TESTED", "/scratch/x")
+    values = changed("data.data_path", ["$LARSTORE_TESTED/a.zarr", "${LARSTORE_TESTED}/b.zarr"])
+    values["output_dir"] = "$LARSTORE_TESTED/out"
+    config = make_config(values)
+    assert config.output_dir == "/scratch/x/out"
+    assert config.data.data_path == ["/scratch/x/a.zarr", "/scratch/x/b.zarr"]
+    monkeypatch.delenv("LARSTORE_TESTED")
+    with pytest.raises(ConfigError, match=r"c\.yaml: output_dir: \$LARSTORE_TESTED is not set\. Fix: "):
+        make_config(values, "c.yaml")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (
+            "data.trian_i",
+            [1, 2],
+            "data.trian_i is not a known key. Fix: did you mean train_i? valid here: batch_size,",
+        ),
+        ("datas", {}, "datas is not a known key. Fix: did you mean data?"),
+        ("train.epochs", 3, "train.epochs is not a known key. Fix: did you mean n_epochs?"),
+        ("data.charge", {"kind": 1}, "data.charge.kind is not a known key. Fix: valid here: scale, transform"),
+        (
+            "trainer",
+            {"name": "one_cycle", "warmpu": 0},
+            "trainer.warmpu is not a known key. Fix: did you mean warmup?",
+        ),
+        ("trainer", "adaptive", "'basic', 'schedule_plateau', 'one_cycle'"),
+        ("trainer", {"name": "schedule_plateau"}, "trainer.metric is missing. Fix: add it"),
+        (
+            "trainer",
+            {"name": "schedule_plateau", "metric": "acc"},
+            "trainer.metric 'acc' is not among the metrics []",
+        ),
+        ("data.threshold", "high", "data.threshold 'high': should be a valid number"),
+        ("data.batch_size", 0, "data.batch_size 0: should be greater than or equal to 1"),
+        ("data.train_i", [5, 1], "the range [5, 1] ends before it starts"),
+        ("data.train_i", [1, 2, 3], "data.train_i.0 [1, 2, 3]"),
+        ("data.tpcs", [[1], [5]], "tpcs has 2 entries, data_path 1"),
+        ("data.scale", [1.0, 2.0], "scale has 2 entries, data_path 1"),
+        ("data.data_path", [], "data_path is empty"),
+        ("data.z_segments", [9, 5], "the upper bounds must ascend"),
+        ("data.noise", 3, "give keys: mean, sd"),
+        ("model", "cellnet_binary", "give keys: name"),
+        ("model", {}, "model.name is missing. Fix: add it"),
+        ("train.transfer", True, "name the checkpoint or the run directory"),
+        ("seed", -1, "seed -1: should be greater than or equal to 0"),
+    ],
+)
+def test_mistakes_are_one_line(key, value, message):
+    with pytest.raises(ConfigError) as caught:
+        make_config(changed(key, value), "c.yaml")
+    text = str(caught.value)
+    assert message in text
+    assert text.startswith("c.yaml: ")
+    assert "Fix: " in text
+    assert "\n" not in text
+
+
+def test_missing_blocks_are_named():
+    with pytest.raises(ConfigError, match=r"c\.yaml: output_dir is missing \(and 2 more\)\. Fix: "):
+        make_config({}, "c.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read (No such file or directory)"),
+        (b"\xff\xfe\x00", "cannot be read (not text)"),
+        (b"a: [1, 2\nb: 3\n", "no valid YAML in line 2"),
+        (b"", "holds no keys"),
+        (b"- 1\n", "holds no keys"),
+        (b"output_dir: !!python/object/apply:os.system ['true']\n", "no valid YAML in line 1"),
+    ],
+)
+def test_files_that_are_no_configuration(tmp_path, content, message):
+    path = tmp_path / "c.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ")
+    assert message in text
+    assert "Fix: " in text
+    assert "\n" not in text
+
+
+def test_set_overrides_the_file(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL | {"trainer": "basic"}))
+    config = load_config(
+        path,
+        [
+            "data.batch_size=7",
+            "data.tpcs=[1, 5]",
+            "train.n_epochs=3",
+            "optimizer.name=Adam",
+            "optimizer.lr=1e-2",
+            "model.n_2D=1",
+        ],
+    )
+    assert (config.data.batch_size, config.data.tpcs, config.train.n_epochs) == (7, [[1, 5]], 3)
+    assert config.optimizer.name == "Adam"
+    assert config.model.arguments == {"nChannels": 4, "n_2D": 1}
+    config = load_config(path, ["trainer.name=one_cycle", "trainer.warmup=0.5"])
+    assert config.trainer.warmup == 0.5
+
+
+@pytest.mark.parametrize("override", ["train.n_epochs", "=3", "data..x=1", "output_dir.x=1", "train.n_epochs=[1"])
+def test_set_mistakes(tmp_path, override):
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL))
+    with pytest.raises(ConfigError, match=r"--set .*Fix: "):
+        load_config(path, [override])
+
+
+def test_the_number_of_network_inputs_follows_from_the_data():
+    config = make_config(changed("data.z_segments", [50, 100]))
+    assert with_inputs(config, 3).model.arguments["nInputFeatures"] == 5
+    assert "nInputFeatures" not in config.model.arguments
+    with pytest.raises(ConfigError, match=r"nInputFeatures is 3, the data have 4 inputs.*Fix: "):
+        with_inputs(make_config(changed("model", {"name": "cellnet_binary", "nInputFeatures": 3})), 4)

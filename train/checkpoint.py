@@ -1,0 +1,77 @@
+"""Checkpoint files: written whole or not at all, and read without executing anything in them."""
+
+import hashlib
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from larstore.errors import ConfigError, InputError
+
+
+def write_checkpoint(content: dict[str, Any], path: str | Path) -> None:
+    """Write to a temporary file, sync, rename: a full disk or a kill leaves the older checkpoint as it was."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with open(partial, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Tensors and plain values of a checkpoint made by `train.fit`, on the CPU.
+
+    Raises:
+        InputError: the file is missing, no checkpoint, cut short, holds code, or was not written by this package.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such checkpoint. Fix: give one that exists, or train first") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(
+            f"{path}: cannot be read as a checkpoint ({reason[0][:120]}). Fix: take another epoch's checkpoint"
+        ) from error
+    if not isinstance(content, dict) or "state_dict" not in content or "larstore" not in content:
+        raise InputError(f"{path}: not a checkpoint of larstore. Fix: give a file that `larstore train` wrote")
+    return content
+
+
+def model_weights(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The network's own tensors by name, without the prefix they have in the training module."""
+    prefix = "model."
+    return {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+
+
+def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor], origin: str) -> None:
+    """Load all weights. Raises ConfigError naming the first ones that the model and ``origin`` do not share."""
+    own = model.state_dict()
+    wrong = [name for name in own.keys() | weights.keys() if name not in own or name not in weights]
+    wrong = wrong or [name for name in own if own[name].shape != weights[name].shape]
+    if wrong:
+        named = ", ".join(sorted(wrong)[:3])
+        raise ConfigError(
+            f"{origin}: made for another network, {len(wrong)} tensors differ ({named} …). "
+            "Fix: use the model block it was trained with"
+        )
+    model.load_state_dict(weights)
+
+
+def sha256(path: str | Path) -> str:
+    """Hash of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

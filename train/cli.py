@@ -1,0 +1,177 @@
+"""Subcommands of `larstore` that need a network or a picture; everything heavy is imported when one is called."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the configuration, e.g. train.n_epochs=5."),
+]
+FilesOption = Annotated[
+    str | None, typer.Option("--files", metavar="A:B", help="Only images of files A to B, both included.")
+]
+TpcsOption = Annotated[str | None, typer.Option("--tpcs", metavar="N,N", help="Only images of these TPCs.")]
+ConfigArgument = Annotated[Path, typer.Argument(help="YAML configuration, see configs/.", show_default=False)]
+StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="Path of the store.", show_default=False)]
+
+
+def train(
+    config: ConfigArgument,
+    epoch: Annotated[
+        int | None, typer.Argument(help="With --resume: the checkpoint to go on from.", show_default="the last")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in output_dir.")] = False,
+    set_: SetOption = None,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log more.")] = False,
+) -> None:
+    """Train a network on the images of one or several stores.
+
+    Example: larstore train configs/ghost3d.yaml --set output_dir=runs/first --set data.data_path=run.zarr
+    """
+    from train.config import load_config
+
+    if epoch is not None and not resume:
+        raise typer.BadParameter(f"the epoch {epoch} needs --resume", param_hint="EPOCH")
+    settings = load_config(config, set_ or [])
+    _share_cores()
+    from train.fit import fit
+
+    result = fit(settings, resume, epoch, verbose=verbose)
+    typer.echo(f"checkpoint\t{result.checkpoint}")
+    for name, value in (result.summaries[-1] if result.summaries else {}).items():
+        typer.echo(f"{name}\t{value:.6g}")
+
+
+def infer(
+    config: ConfigArgument,
+    store: Annotated[Path, typer.Option("--store", metavar="STORE", help="Store to predict and to write into.")],
+    name: Annotated[str, typer.Option("--name", help="Name of the prediction in the store.")],
+    checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="Checkpoint file.")] = None,
+    epoch: Annotated[
+        int | None, typer.Option("--epoch", help="Checkpoint of the run in output_dir.", show_default="the last")
+    ] = None,
+    files: FilesOption = None,
+    tpcs: TpcsOption = None,
+    query: Annotated[str | None, typer.Option("--query", help="Only images for which this holds.")] = None,
+    set_: SetOption = None,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log more.")] = False,
+) -> None:
+    """Predict a score for each voxel and write it into the store; what is there already is kept.
+
+    Example: larstore infer configs/ghost3d.yaml --store run.zarr --name ghost3d --files 951:1000
+    """
+    from train.config import load_config
+
+    if checkpoint is not None and epoch is not None:
+        raise typer.BadParameter("give one of --checkpoint and --epoch", param_hint="--epoch")
+    chosen = _files(files), _tpcs(tpcs)
+    settings = load_config(config, set_ or [])
+    _share_cores()
+    from train.infer import infer as run
+
+    result = run(
+        settings,
+        checkpoint if checkpoint is not None else epoch,
+        store,
+        name,
+        files=chosen[0],
+        tpcs=chosen[1],
+        query=query,
+        verbose=verbose,
+    )
+    for key, value in vars(result).items():
+        typer.echo(f"{key}\t{value:.3f}" if key == "seconds" else f"{key}\t{value}")
+
+
+def evaluate(
+    store: StoreArgument,
+    prediction: Annotated[str, typer.Option("--prediction", help="Name of the prediction.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Directory for curves and tables.")],
+    files: FilesOption = None,
+    tpcs: TpcsOption = None,
+    truth_threshold: Annotated[
+        float, typer.Option("--truth-threshold", help="A voxel is true above this many electrons.")
+    ] = 0.0,
+) -> None:
+    """Compare a prediction with the truth: average precision, curves, baselines.
+
+    Example: larstore evaluate run.zarr --prediction ghost3d -o evaluation
+    """
+    chosen = _files(files), _tpcs(tpcs)
+    from train.evaluate import evaluate as run
+
+    summary = run(store, prediction, output, files=chosen[0], tpcs=chosen[1], truth_threshold=truth_threshold)
+    _print_values(summary)
+
+
+def view(
+    store: StoreArgument,
+    file: Annotated[int, typer.Argument(help="File number.", show_default=False)],
+    event: Annotated[int, typer.Argument(help="Event in the file.", show_default=False)],
+    tpc: Annotated[int, typer.Argument(help="TPC number.", show_default=False)],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="HTML", help="Page to write.")],
+    prediction: Annotated[str | None, typer.Option("--prediction", help="Show the scores of this prediction.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option("--threshold", help="Score above which a voxel is kept.", show_default="0.5")
+    ] = None,
+) -> None:
+    """One event in 3D as a page that opens without a network.
+
+    Example: larstore view run.zarr 701 0 1 --prediction ghost3d -o event.html
+    """
+    from train.display import view as run
+
+    run(store, file, event, tpc, output, prediction=prediction, threshold=threshold)
+    typer.echo(str(output))
+
+
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Directory for everything it makes.")],
+    events: Annotated[int | None, typer.Option("--events", help="Simulated events.", show_default="enough")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Few events and steps: does it run at all?")] = False,
+) -> None:
+    """The whole way on simulated events, from wire files to DIR/report.html.
+
+    Example: larstore demo -o demo-output
+    """
+    from train.demo import demo as run
+
+    run(output, events, quick)
+    typer.echo(str(output / "report.html"))
+
+
+def _share_cores() -> None:
+    """Let waiting OpenMP threads sleep: torch's and numba's would take the cores from each other (10 × slower)."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded
+
+
+def _files(text: str | None) -> tuple[int, int] | None:
+    """``A:B`` or a single ``A`` as an inclusive range; wrong usage (exit 2) otherwise."""
+    if text is None:
+        return None
+    first, colon, last = text.partition(":")
+    if not first.isdigit() or not (last.isdigit() if colon else True):
+        raise typer.BadParameter(f"{text!r} is no range. Fix: for example 701:950", param_hint="--files")
+    return int(first), int(last if colon else first)
+
+
+def _tpcs(text: str | None) -> list[int] | None:
+    """``1,5,9`` as numbers; wrong usage (exit 2) otherwise."""
+    if text is None:
+        return None
+    numbers = text.split(",")
+    if not all(number.strip().isdigit() for number in numbers):
+        raise typer.BadParameter(f"{text!r} is no list of TPCs. Fix: for example 1,5,9", param_hint="--tpcs")
+    return [int(number) for number in numbers]
+
+
+def _print_values(values: dict[str, Any]) -> None:
+    """One ``name<tab>value`` a line; nested values are left to the files."""
+    for name, value in values.items():
+        if isinstance(value, float):
+            typer.echo(f"{name}\t{value:.6g}")
+        elif isinstance(value, (int, str)):
+            typer.echo(f"{name}\t{value}")

@@ -1,0 +1,116 @@
+"""One event side by side: what was tiled, what the network keeps, what is true."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from train.cloud import Cloud
+from train.display import SCALES
+
+# Turning one picture turns the others.
+SAME_VIEW = """
+const plot = document.getElementById("{plot_id}");
+let turning = false;
+plot.on("plotly_relayout", change => {
+  const key = Object.keys(change).find(k => k.endsWith(".camera"));
+  if (!key || turning) return;
+  turning = true;
+  const camera = change[key], update = {};
+  for (const scene of Object.keys(plot.layout).filter(k => k.startsWith("scene"))) update[scene + ".camera"] = camera;
+  Plotly.relayout(plot, update).then(() => { turning = false; });
+});
+"""
+
+
+def comparison_figure(cloud: Cloud, threshold: float) -> go.Figure:
+    """Two or three scenes: all tiled voxels and those with score ≥ ``threshold``, and where there is truth the true.
+
+    ``cloud`` has scores. Colour is the charge (mean of the planes), in the last scene the truth.
+    """
+    assert cloud.score is not None
+    charge = cloud.mean_charge
+    kept = cloud.score >= threshold
+    parts = [
+        (f"tiled: {len(cloud):,} voxels", np.ones(len(cloud), bool), charge),
+        (f"kept by the network: {int(kept.sum()):,}", kept, charge),
+    ]
+    if cloud.truth is not None:
+        parts.append((f"true: {int((cloud.truth > 0).sum()):,}", cloud.truth > 0, cloud.truth))
+    specs = [[{"type": "scene"}] * len(parts)]
+    titles = [title for title, _, _ in parts]
+    figure = make_subplots(rows=1, cols=len(parts), specs=specs, subplot_titles=titles, horizontal_spacing=0.01)
+    logs = np.log10(charge[charge > 0]) if (charge > 0).any() else np.array([0.0, 1.0])
+    low, high = np.percentile(logs, [1, 99.5])
+    for column, (_, chosen, values) in enumerate(parts, 1):
+        scale = SCALES["truth"] if column == 3 else SCALES["charge"]
+        figure.add_trace(_points(cloud, chosen, values, scale, low, high, bar=column == len(parts)), 1, column)
+    figure.update_scenes(_scene(cloud))
+    figure.update_layout(
+        height=430,
+        margin={"l": 0, "r": 0, "t": 30, "b": 0},
+        showlegend=False,
+        font={"family": "system-ui, Segoe UI, Roboto, Arial, sans-serif", "size": 12, "color": "#1c2733"},
+    )
+    return figure
+
+
+def _points(
+    cloud: Cloud,
+    chosen: npt.NDArray[np.bool_],
+    values: npt.NDArray[np.float32],
+    scale: list[list[Any]],
+    low: float,
+    high: float,
+    bar: bool,
+) -> go.Scatter3d:
+    x, y, z = np.round(cloud.position[chosen], 1).T
+    ticks = [t for t in (2, 2.7, 3, 3.7, 4, 4.7, 5, 5.7, 6) if low <= t <= high]
+    colorbar = {
+        "title": {"text": cloud.charge_unit},
+        "len": 0.7,
+        "thickness": 12,
+        "outlinewidth": 0,
+        "tickvals": ticks,
+        "ticktext": [f"{10**t / 1000:.2g} k" for t in ticks],
+    }
+    marker = {
+        "size": 2.2 if len(x) < 8000 else 1.6,
+        "color": np.round(np.log10(np.maximum(values[chosen], 1.0)), 2),
+        "colorscale": scale,
+        "cmin": low,
+        "cmax": high,
+        "showscale": bar,
+        "colorbar": colorbar,
+        "line": {"width": 0},
+    }
+    hover = "z %{x}  x %{y}  y %{z} " + cloud.unit + "<extra></extra>"
+    return go.Scatter3d(x=z, y=x, z=y, mode="markers", marker=marker, hovertemplate=hover)
+
+
+def _scene(cloud: Cloud) -> dict[str, Any]:
+    """The same axes for all scenes: the detector's z to the right, x (drift) into the depth, y up."""
+    scene: dict[str, Any] = {
+        "aspectmode": "manual",
+        "camera": {"projection": {"type": "orthographic"}, "eye": {"x": 0.7, "y": -1.9, "z": 0.7}},
+    }
+    for axis, column, label in (("xaxis", 2, "z"), ("yaxis", 0, "x, drift"), ("zaxis", 1, "y")):
+        values = cloud.position[:, column]
+        low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
+        margin = max(0.02 * (high - low), 1.0)
+        scene[axis] = {
+            "title": {"text": f"{label} [{cloud.unit}]"},
+            "range": [low - margin, high + margin],
+            "gridcolor": "#e3e8ee",
+            "linecolor": "#8a96a3",
+            "showbackground": False,
+            "zeroline": False,
+            "nticks": 5,
+            "tickfont": {"size": 10},
+        }
+    # Equal lengths look equal; the whole is as large as its place takes.
+    sides = {axis[0]: scene[axis]["range"][1] - scene[axis]["range"][0] for axis in ("xaxis", "yaxis", "zaxis")}
+    scene["aspectratio"] = {axis: 2.3 * side / np.linalg.norm([*sides.values()]) for axis, side in sides.items()}
+    return scene

@@ -1,0 +1,78 @@
+"""From a configuration to the loaders of its training and validation images."""
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+import larstore
+from larstore.errors import ConfigError
+from train.schema import Config
+from train.stream import ImageStream, StreamLoader
+from train.transforms import make_transforms
+
+
+def make_loader(config: Config, part: Literal["train", "valid"]) -> StreamLoader | None:
+    """The loader of the training or validation images, None where the configuration names none.
+
+    Raises ConfigError for a range without images, or an image over the voxel budget.
+    """
+    data, training = config.data, part == "train"
+    pairs = []
+    for source in data.sources("train" if training else "inference"):
+        store = larstore.open(source.path)
+        selection = store.select(files=source.files, tpcs=source.tpcs)
+        if not len(selection):
+            raise ConfigError(
+                f"{source.path}: no image in files {list(source.files)}, TPCs {source.tpcs or 'all'}. "
+                f"Fix: correct data.{'train_i' if training else 'inference_i'} or data.tpcs; "
+                f"'larstore index {source.path}' lists what there is"
+            )
+        pairs.append((selection, make_transforms(data, training=training, scale=source.scale)))
+    if not pairs:
+        return None
+    stream = ImageStream(
+        pairs,
+        batch_size=data.batch_size,
+        max_voxels=data.max_voxels,
+        shuffle=training,
+        seed=config.seed,
+        over_budget=data.over_budget,
+        window=data.window,
+        need_truth=True,
+    )
+    pin = config.train.accelerator != "cpu" and torch.cuda.is_available()
+    return StreamLoader(stream, data.num_workers if training else 0, data.start_method, pin)
+
+
+def count_steps(stream: ImageStream, n_epochs: int) -> int:
+    """Steps of all epochs; exact for the first ten, the others taken as their mean."""
+    counted = [len(stream.plan(epoch)) for epoch in range(min(n_epochs, 10))]
+    return round(float(np.mean(counted)) * n_epochs)
+
+
+def describe_stores(loaders: list[StreamLoader | None]) -> list[dict[str, Any]]:
+    """Path, commit, geometry and units of each store, as a checkpoint keeps them."""
+    found = {}
+    for loader in loaders:
+        for selection in loader.stream.selections if loader else ():
+            attributes = selection.store.attributes
+            found[str(selection.store.path)] = {
+                "path": str(selection.store.path),
+                "commit": attributes["commit"],
+                "geometry_hash": attributes["geometry_hash"],
+                "units": attributes["units"],
+            }
+    return list(found.values())
+
+
+def count_planes(loaders: list[StreamLoader | None]) -> int:
+    """Charges per voxel. Raises ConfigError where the stores differ."""
+    planes = {
+        str(selection.store.path): len(selection.store.attributes["planes"])
+        for loader in loaders
+        for selection in (loader.stream.selections if loader else ())
+    }
+    if len(set(planes.values())) > 1:
+        raise ConfigError(f"data.data_path: the stores have different numbers of planes, {planes}. Fix: one detector")
+    return next(iter(planes.values()))

@@ -1,0 +1,87 @@
+"""Metrics by name, from torchmetrics; the research code's BinAccuracy is one of them."""
+
+import warnings
+
+import torch
+import torchmetrics
+from torch import Tensor
+from torchmetrics import classification, regression
+
+from larstore.errors import ConfigError
+from train.schema import NamedSection
+
+RENAMED = {"BinAccuracy": "BinaryAccuracy"}  # score > 0.5 against the label
+
+
+def _find(name: str) -> type[torchmetrics.Metric] | None:
+    name = RENAMED.get(name, name)
+    for module, candidate in ((classification, f"Binary{name}"), (classification, name), (regression, name)):
+        found = getattr(module, candidate, None)
+        if isinstance(found, type) and issubclass(found, torchmetrics.Metric):
+            if module is classification and not candidate.startswith("Binary"):
+                continue
+            return found
+    return None
+
+
+class Metrics:
+    """The metrics of a configuration: updated with each batch, computed and reset at the end of an epoch.
+
+    Binary ones compare scores with ``target > 0``; those of regression with the target itself. Voxels of weight 0 do
+    not count.
+
+    Args:
+        sections: name in summaries -> metric and its arguments.
+        constant_memory: leave out those that keep every score (average precision without ``thresholds``).
+    """
+
+    def __init__(self, sections: dict[str, NamedSection], constant_memory: bool = False) -> None:
+        made = {name: make_metric(section) for name, section in sections.items()}
+        self.metrics = {
+            name: metric
+            for name, metric in made.items()
+            if not (constant_memory and any(isinstance(state, list) for state in metric._defaults.values()))
+        }
+
+    @torch.no_grad()
+    def update(self, output: Tensor, target: Tensor, weight: Tensor) -> None:
+        """Take in one batch, (n, 1) each."""
+        counts = weight[:, 0] > 0
+        if not counts.any():
+            return
+        score, truth = output.detach()[counts, 0], target[counts, 0]
+        for metric in self.metrics.values():
+            binary = type(metric).__name__.startswith("Binary")
+            metric.to(score.device).update(score, (truth > 0).long() if binary else truth)
+
+    def compute(self) -> dict[str, float]:
+        """Values by name, NaN where nothing was taken in or no voxel is true; the metrics start afresh."""
+        values = {}
+        for name, metric in self.metrics.items():
+            values[name] = _value(metric) if metric.update_called else float("nan")
+            metric.reset()
+        return values
+
+
+def _value(metric: torchmetrics.Metric) -> float:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="No (positive|negative) samples")  # it would go on with made-up values
+        try:
+            return float(metric.compute())
+        except UserWarning:
+            return float("nan")
+
+
+def make_metric(section: NamedSection) -> torchmetrics.Metric:
+    """One metric by its torchmetrics name, with or without "Binary". Raises ConfigError."""
+    found = _find(section.name)
+    if found is None:
+        raise ConfigError(
+            f"metrics: {section.name!r} is unknown. Fix: BinAccuracy, AveragePrecision, or another binary or "
+            "regression metric of torchmetrics"
+        )
+    try:
+        metric = found(**section.arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"metrics: {section.name}: {error}. Fix: correct its arguments") from error
+    return metric

@@ -1,0 +1,45 @@
+"""Networks by name, as the ``model:`` block of a configuration asks for them."""
+
+import inspect
+from typing import Any
+
+from torch import nn
+
+from larstore.errors import ConfigError
+from train.models.cellnet import BinarySparseCellNet, ChargeSparseCellNet, SparseCellNet
+
+MODELS: dict[str, type[SparseCellNet]] = {
+    "cellnet": SparseCellNet,
+    "cellnet_binary": BinarySparseCellNet,
+    "cellnet_charge": ChargeSparseCellNet,
+}
+# The research code's configurations name modules, ours classes too.
+ALIASES = {"cellnet_sparse": "cellnet"} | {model.__name__: name for name, model in MODELS.items()}
+__all__ = ["MODELS", "BinarySparseCellNet", "ChargeSparseCellNet", "SparseCellNet", "build_model"]
+
+
+def arguments_of(model: type[SparseCellNet]) -> dict[str, inspect.Parameter]:
+    """Arguments of a model and of the net below it, by name."""
+    own = inspect.signature(model).parameters | inspect.signature(SparseCellNet).parameters
+    return {name: p for name, p in own.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+
+
+def build_model(block: dict[str, Any]) -> nn.Module:
+    """The network of a configuration's ``model:`` block: ``name`` and the arguments of its class.
+
+    ``model(coords, features)``: coords (n, 4) int64 x, y, z, event in the batch, features (n, nInputFeatures) ->
+    (n, 1) in the input's order. Raises ConfigError for an unknown name, an unknown or a missing argument.
+    """
+    settings = dict(block)
+    given = settings.pop("name", None)
+    name = ALIASES.get(given, given) if isinstance(given, str) else given
+    if name not in MODELS:
+        raise ConfigError(f"model: name = {given!r} is unknown. Fix: one of {', '.join(MODELS)}")
+    known = arguments_of(MODELS[name])
+    unknown = sorted(set(settings) - set(known))
+    if unknown:
+        raise ConfigError(f"model: {unknown[0]} is no argument of {name}. Fix: one of {', '.join(known)}")
+    missing = [key for key, p in known.items() if p.default is p.empty and key not in settings]
+    if missing:
+        raise ConfigError(f"model: {missing[0]} is missing for {name}. Fix: add it")
+    return MODELS[name](**settings)

@@ -1,0 +1,95 @@
+"""Around a run: where its log goes, how many threads it uses, which versions it was made with."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+
+import numba
+import torch
+
+LOG = logging.getLogger("larstore.train")
+VERSIONS = ("larstore", "torch", "lightning", "numpy")
+
+# Remarks of Lightning about what is meant, each with the reason.
+REMARKS = (
+    r".*isinstance\(treespec, LeafSpec\).*",  # its own use of a deprecated torch name
+    r".*IterableDataset.*has.*__len__.*",  # our loader's length is right, also with workers
+    r".*does not have many workers.*",  # 0 is our default: the store decodes in threads
+    r"You defined a `validation_step` but have no `val_dataloader`.*",  # no inference_i: no validation
+    r".*GPU available but not used.*",  # train.accelerator: cpu
+)
+
+
+@contextmanager
+def log_to(handler: logging.Handler) -> Iterator[None]:
+    """Send our log to ``handler`` for a while."""
+    LOG.addHandler(handler)
+    try:
+        yield
+    finally:
+        LOG.removeHandler(handler)
+        handler.close()
+
+
+@contextmanager
+def log_to_stderr(verbose: bool) -> Iterator[None]:
+    """Show our log on stderr for a while."""
+    level = LOG.level
+    LOG.setLevel(logging.DEBUG if verbose else logging.INFO)
+    try:
+        with log_to(logging.StreamHandler(sys.stderr)):
+            yield
+    finally:
+        LOG.setLevel(level)
+
+
+@contextmanager
+def without_remarks() -> Iterator[None]:
+    """Silence what Lightning would add to our log, for a while."""
+    noisy = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in noisy]
+    for logger in noisy:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for remark in REMARKS:
+                warnings.filterwarnings("ignore", message=remark)
+            yield
+    finally:
+        for logger, level in zip(noisy, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def compute_threads(wanted: int | None) -> Iterator[int]:
+    """Set the threads of torch and of numba's kernels for a while: as wanted, or the cores this process may use."""
+    # Numba's OpenMP layer resets the number of threads that torch uses, and with it the order of its sums.
+    numba.config.THREADING_LAYER = "workqueue"
+    threads = wanted or len(os.sched_getaffinity(0))
+    before = torch.get_num_threads(), numba.get_num_threads()
+    torch.set_num_threads(threads)
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(before[0])
+        numba.set_num_threads(before[1])
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    return {"python": ".".join(map(str, sys.version_info[:3])), **{name: version(name) for name in VERSIONS}}
+
+
+def other_versions(then: dict[str, str]) -> list[str]:
+    """What changed since a checkpoint was written, a line each."""
+    now = versions()
+    return [
+        f"{name} is {now.get(name)}, the checkpoint was made with {before}: results may differ"
+        for name, before in then.items()
+        if before != now.get(name)
+    ]

@@ -1,0 +1,172 @@
+"""Layers with the semantics, weights and names of SparseConvNet (facebookresearch, arXiv:1706.01307)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from train.sparse import native, rulebook
+from train.sparse.tensor import SparseTensor, sort_sites
+
+Triple = tuple[int, int, int]
+
+
+def triple(value: int | Sequence[int]) -> Triple:
+    """A size along x, y, z from one number or three."""
+    x, y, z = (value,) * 3 if isinstance(value, int) else value
+    return int(x), int(y), int(z)
+
+
+class InputLayer(nn.Module):
+    """Features of duplicate coordinates are summed (mode 3). Input: coords (n, 4) x, y, z, event; features (n, f)."""
+
+    def __init__(self, spatial_size: Sequence[int]) -> None:
+        super().__init__()
+        self.spatial_size = triple(spatial_size)
+
+    def forward(self, coords: torch.Tensor, features: torch.Tensor) -> SparseTensor:
+        """Sum the rows of each site."""
+        sites, inverse = sort_sites(coords, self.spatial_size)
+        inverse = inverse.to(features.device)
+        summed = features.new_zeros((len(sites), features.shape[1])).index_add(0, inverse, features)
+        return SparseTensor(summed, sites, inverse)
+
+
+class OutputLayer(nn.Module):
+    """Each row of the input gets its site's features: (n, channels) in the input's order."""
+
+    def forward(self, x: SparseTensor) -> torch.Tensor:
+        """(n, channels)."""
+        return x.features.index_select(0, x.inverse)
+
+
+class _Convolution(nn.Module):
+    """A weight (filter volume, 1, Cin, Cout), drawn with std sqrt(2 / (Cin · volume)), and no bias."""
+
+    def __init__(self, c_in: int, c_out: int, filter_size: int | Sequence[int]) -> None:
+        super().__init__()
+        self.filter_size = triple(filter_size)
+        volume = math.prod(self.filter_size)
+        self.weight = nn.Parameter(torch.empty(volume, 1, c_in, c_out).normal_(0, math.sqrt(2 / (c_in * volume))))
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[2]} -> {self.weight.shape[3]}, filter {self.filter_size}"
+
+
+class SubmanifoldConvolution(_Convolution):
+    """Output sites = input sites."""
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """Apply the layer."""
+        return x.replace(native.convolve(x.features, self.weight, rulebook.submanifold(x.sites, self.filter_size)))
+
+
+class Convolution(_Convolution):
+    """Strided convolution: a coarse site wherever an input falls into its window."""
+
+    def __init__(self, c_in: int, c_out: int, filter_size: int | Sequence[int], stride: int | Sequence[int]) -> None:
+        super().__init__(c_in, c_out, filter_size)
+        self.stride = triple(stride)
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """Apply the layer."""
+        coarse, rules = rulebook.strided(x.sites, self.filter_size, self.stride)
+        coarse.rules["finer", self.filter_size, self.stride] = x.sites
+        return x.replace(native.convolve(x.features, self.weight, rules), coarse)
+
+
+class Deconvolution(Convolution):
+    """Back to the sites that the convolution of the same filter and stride came from."""
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """Apply the layer."""
+        fine = x.sites.rules["finer", self.filter_size, self.stride]
+        _, rules = rulebook.strided(fine, self.filter_size, self.stride)
+        return x.replace(native.convolve(x.features, self.weight, rules.transposed()), fine)
+
+
+class NetworkInNetwork(nn.Module):
+    """A linear map per site: weight (Cin, Cout), std sqrt(2 / Cin), no bias."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(c_in, c_out).normal_(0, math.sqrt(2 / c_in)))
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """Apply the layer."""
+        return x.replace(x.features @ self.weight)
+
+
+class BatchNormReLU(nn.Module):
+    """Batch normalisation over all sites of the batch, then a leaky ReLU; ``momentum`` is the fraction *kept*."""
+
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+
+    def __init__(self, channels: int, eps: float = 1e-4, momentum: float = 0.99, leakiness: float = 0.0) -> None:
+        super().__init__()
+        self.eps, self.momentum, self.leakiness = eps, momentum, leakiness
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """Apply the layer."""
+        # The variance of fewer than two sites does not exist: they are normalised as in evaluation.
+        training = self.training and len(x.features) > 1
+        y = functional.batch_norm(
+            x.features,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            training,
+            1 - self.momentum,
+            self.eps,
+        )
+        if self.leakiness == 0:
+            y = functional.relu(y)
+        elif self.leakiness != 1:
+            y = functional.leaky_relu(y, self.leakiness)
+        return x.replace(y)
+
+
+class Identity(nn.Module):
+    """The input itself."""
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """Apply the layer."""
+        return x
+
+
+class ConcatTable(nn.Sequential):
+    """Applies each module to the same input; returns the list of results."""
+
+    def forward(self, x: SparseTensor) -> list[SparseTensor]:
+        """One tensor for each module."""
+        return [module(x) for module in self]
+
+
+class AddTable(nn.Module):
+    """Sum of the features of a list of tensors on the same sites."""
+
+    def forward(self, parts: list[SparseTensor]) -> SparseTensor:
+        """Merge the parts."""
+        return parts[0].replace(
+            torch.stack([part.features for part in parts]).sum(0)
+            if len(parts) > 2
+            else parts[0].features + parts[1].features
+        )
+
+
+class JoinTable(nn.Module):
+    """Features of a list of tensors on the same sites, side by side."""
+
+    def forward(self, parts: list[SparseTensor]) -> SparseTensor:
+        """Merge the parts."""
+        return parts[0].replace(torch.cat([part.features for part in parts], dim=1))

@@ -1,0 +1,101 @@
+"""Rules: which input site meets which output site at which offset of a filter, as tables with one column per offset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit, prange
+
+from train.sparse.tensor import Sites, strides
+
+BLOCK = 4096  # rows whose neighbours one thread finds by walking the sorted keys
+
+Triple = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """``gather[o, k]`` = input site that offset k brings to output site o, −1 if none; ``scatter`` is its transpose."""
+
+    gather: npt.NDArray[np.int32]
+    scatter: npt.NDArray[np.int32]
+
+    def transposed(self) -> Rules:
+        """The rules of the opposite direction."""
+        return Rules(self.scatter, self.gather)
+
+
+@njit(cache=True, parallel=True, nogil=True)
+def _neighbours(keys, steps, low, width, block, out):  # type: ignore[no-untyped-def]
+    """For each key and each step, the positions of key + step + low … + width − 1 among the sorted keys."""
+    n = keys.shape[0]
+    for b in prange((n + block - 1) // block):
+        begin, end = b * block, min((b + 1) * block, n)
+        for s in range(steps.shape[0]):
+            shift = steps[s] + low
+            pointer = np.searchsorted(keys, keys[begin] + shift)
+            for row in range(begin, end):
+                target = keys[row] + shift
+                while pointer < n and keys[pointer] < target:
+                    pointer += 1
+                walk = pointer
+                while walk < n and keys[walk] < target + width:
+                    out[row, s * width + keys[walk] - target] = walk
+                    walk += 1
+
+
+def submanifold(sites: Sites, filter_size: Triple) -> Rules:
+    """Output sites = input sites; offsets −f//2 … f − 1 − f//2 along each axis, z fastest."""
+    key = ("submanifold", filter_size)
+    if key not in sites.rules:
+        radius = max(max(filter_size) // 2, 1)
+        sx, sy, _ = strides(sites.size, radius)
+        x, y = (np.arange(f) - f // 2 for f in filter_size[:2])
+        steps = (x[:, None] * sx + y[None, :] * sy).ravel().astype(np.int64)
+        volume = int(np.prod(filter_size))
+        gather = np.full((len(sites), volume), -1, np.int32)
+        _neighbours(sites.keys(radius), steps, -(filter_size[2] // 2), filter_size[2], BLOCK, gather)
+        odd = all(f % 2 for f in filter_size)
+        scatter = np.ascontiguousarray(gather[:, ::-1]) if odd else _transpose(gather, len(sites))
+        sites.rules[key] = Rules(gather, scatter)
+    rules: Rules = sites.rules[key]
+    return rules
+
+
+def strided(sites: Sites, filter_size: Triple, stride: Triple) -> tuple[Sites, Rules]:
+    """Coarse sites wherever an input falls into a window, and the rules from fine to coarse."""
+    key = ("strided", filter_size, stride)
+    if key not in sites.rules:
+        size = tuple((n - f) // s + 1 for n, f, s in zip(sites.size, filter_size, stride, strict=True))
+        inputs, outputs, offsets = [], [], []
+        for k, offset in enumerate(np.ndindex(*filter_size)):
+            shifted = sites.coords[:, :3] - np.asarray(offset)
+            window = shifted // np.asarray(stride)
+            met = (shifted % np.asarray(stride) == 0).all(axis=1)
+            met &= ((window >= 0) & (window < np.asarray(size))).all(axis=1)
+            rows = np.flatnonzero(met)
+            inputs.append(rows)
+            outputs.append(np.column_stack([window[rows], sites.coords[rows, 3]]))
+            offsets.append(np.full(len(rows), k))
+        met_rows, windows, offset_of = np.concatenate(inputs), np.concatenate(outputs), np.concatenate(offsets)
+        sx = size[1] * size[2]
+        keys = ((windows[:, 3] * size[0] + windows[:, 0]) * sx) + windows[:, 1] * size[2] + windows[:, 2]
+        _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+        coarse = Sites(np.ascontiguousarray(windows[first]), (size[0], size[1], size[2]))
+        volume = int(np.prod(filter_size))
+        gather = np.full((len(coarse), volume), -1, np.int32)
+        scatter = np.full((len(sites), volume), -1, np.int32)
+        gather[inverse, offset_of] = met_rows
+        scatter[met_rows, offset_of] = inverse
+        sites.rules[key] = coarse, Rules(gather, scatter)
+    found: tuple[Sites, Rules] = sites.rules[key]
+    return found
+
+
+def _transpose(gather: npt.NDArray[np.int32], n_inputs: int) -> npt.NDArray[np.int32]:
+    scatter = np.full((n_inputs, gather.shape[1]), -1, np.int32)
+    output, offset = np.nonzero(gather >= 0)
+    scatter[gather[output, offset], offset] = output
+    return scatter
