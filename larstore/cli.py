@@ -3,7 +3,6 @@
 import sys
 from importlib.metadata import entry_points
 
-import click
 import typer
 
 from larstore.errors import LarstoreError
@@ -46,29 +45,16 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        status = build_app()(standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        status = 2
-    except click.ClickException as error:
-        error.show()
-        status = error.exit_code
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        print("larstore: interrupted", file=sys.stderr)
-        status = 130
+        build_app()()
     except LarstoreError as error:
         print(f"larstore: {error}", file=sys.stderr)
-        status = 1
+        sys.exit(1)
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
-        print(
-            f"larstore: this command needs {error.name}. Fix: pip install 'larstore[{extra}]'",
-            file=sys.stderr,
-        )
-        status = 1
-    sys.exit(status if isinstance(status, int) else 0)
+        print(f"larstore: needs {error.name}. Fix: pip install 'larstore[{extra}]'", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,8 @@ def _is_read_out(path: Path, product: str) -> bool:
     if not path.is_file() or not path.name.endswith(ARCHIVE_SUFFIXES):
         return False
     name = parse_name(path)
-    return name is None or name.product == product
+    # An npz of another name may hold anything; it is read where it is named itself.
+    return name.product == product if name is not None else path.suffix != ".npz"
 
 
 def make_plan(config: RunConfig, detector: Detector, store: larstore.Store | None) -> Plan:

@@ -138,7 +138,8 @@ class Tiler:
             raise InputError(f"The waveform has type {given.dtype}. Fix: give real numbers, float32 at best.")
         if first_tick < 0:
             raise InputError(f"first_tick = {first_tick} is negative. Fix: ticks count from 0.")
-        values = given if given.dtype == np.float32 and given.flags.c_contiguous else _copy(given)
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is refused below
+            values = np.ascontiguousarray(given, np.float32)
         found = first_not_finite(values.view(np.uint32))
         if found >= 0:
             row, column = divmod(int(found), len(channels))
@@ -165,15 +166,6 @@ class Tiler:
         if outside.any():
             raise ConfigError(f"bad_channels names column {rows[outside][0, 0]}. Fix: columns are 0 … {n - 1}.")
         return np.ascontiguousarray(rows)
-
-
-def _copy(given: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
-    """float32 in C order. In strips of ticks: frames come transposed, and a plain copy of such would miss every cache."""
-    values = np.empty(given.shape, np.float32)
-    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is refused by the caller
-        for row in range(0, len(given), 64):
-            values[row : row + 64] = given[row : row + 64]
-    return values
 
 
 def _float32_below(threshold: float) -> np.float32:

@@ -1,9 +1,12 @@
 """The research code's parsed npz files."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from larstore.errors import InputError
+from preprocess.detector import load_detector
 from preprocess.sources import open_source
 from preprocess.testing import small_detector
 
@@ -93,3 +96,24 @@ def test_bad_truth(tmp_path, detector):
     refused(path, detector, "pickles are not read", ("depo",))
     truth.write_bytes(b"PK nonsense")
     refused(path, detector, "truncated or damaged", ("depo",))
+
+
+def test_golden_files_are_read_as_the_research_code_read_them():
+    """The same three events as (tick, channel, value) lists in the file's unit, and their deposits."""
+    golden = Path(__file__).parents[1] / "data/golden/tiling"
+    source = open_source(golden / "reco_singleMu_101_wire-TPC1.npz")
+    detector = load_detector("protodune-sp-2021")
+    assert source.file_number() == 101
+    assert source.tpcs(detector) == [1]
+    assert source.n_events == 3
+    with np.load(golden / "events_tpc1_face2.npz", allow_pickle=False) as known:
+        hits, points = known["wire_offsets"], known["depo_offsets"]
+        events = source.events(detector.tpc(1), ("energy", "depo", "depoElectron"))
+        for i, e in enumerate(events):
+            part = slice(hits[i], hits[i + 1])
+            expected = np.zeros((6000, 2560), np.float32)
+            expected[known["tick"][part], known["chan"][part]] = known["val"][part] * np.float32(1000)
+            np.testing.assert_array_equal(e.waveform, expected)
+            np.testing.assert_array_equal(e.truth, known["depo"][points[i] : points[i + 1]])
+            assert e.notes == {}
+    assert i == 2

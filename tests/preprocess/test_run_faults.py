@@ -1,0 +1,182 @@
+"""What a run does with bad files, dying workers, other people's stores and wrong usage."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import larstore
+from larstore.errors import StoreError
+from preprocess.cluster import make_cluster
+from preprocess.config import RunConfig
+from preprocess.run import run
+
+DETECTOR = "protodune-sp-2021"
+
+
+def write_npz(path: Path, seed: int = 0, events: int = 1) -> Path:
+    """A small read-out whose three planes are lit in a few places."""
+    rng = np.random.default_rng(seed)
+    arrays = []
+    for _ in range(events):
+        waveform = np.zeros((64, 2560), np.float32)
+        waveform[rng.integers(0, 64, 400), rng.integers(0, 2560, 400)] = rng.uniform(0.1, 5, 400)
+        arrays.append(waveform)
+    np.savez(path, *arrays)
+    return path
+
+
+def larstore_command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "larstore.cli", *map(str, arguments)], capture_output=True, text=True, timeout=250
+    )
+
+
+def test_bad_files_are_recorded_and_the_rest_goes_on(tmp_path):
+    good = [write_npz(tmp_path / f"a_{i}_wire-TPC1.npz", i) for i in (1, 2)]
+    nan = tmp_path / "a_3_wire-TPC1.npz"
+    waveform = np.zeros((8, 2560), np.float32)
+    waveform[5, 77] = np.nan
+    np.savez(nan, waveform)
+    truncated = write_npz(tmp_path / "a_4_wire-TPC1.npz", 4)
+    truncated.write_bytes(truncated.read_bytes()[:-200])
+    narrow = tmp_path / "a_5_wire-TPC1.npz"
+    np.savez(narrow, np.zeros((8, 100), np.float32))
+    done = larstore_command("preprocess", tmp_path, "-o", tmp_path / "run.zarr", "--detector", DETECTOR, "--workers", 1)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    store = larstore.open(tmp_path / "run.zarr")
+    assert {key[0] for key in store.index.index} == {1, 2}
+    failures = store.failures.set_index("file")
+    assert set(failures.index) == {3, 4, 5}
+    for path, number, words in (
+        (nan, 3, "nan in row 5, column 77"),
+        (truncated, 4, "truncated or damaged"),
+        (narrow, 5, "(8, 100)"),
+    ):
+        error = failures.loc[number, "error"]
+        assert str(path) in error
+        assert words in error
+        assert "Fix:" in error
+        assert str(path) in done.stderr
+    # Repaired, they are done by the next run, and only they.
+    for path, number in ((nan, 3), (truncated, 4), (narrow, 5)):
+        write_npz(path, number)
+    again = larstore_command(
+        "preprocess", tmp_path, "-o", tmp_path / "run.zarr", "--detector", DETECTOR, "--workers", 1
+    )
+    assert again.returncode == 0, again.stderr
+    assert "3, 2, 0" in again.stdout
+    store = larstore.open(tmp_path / "run.zarr")
+    assert {key[0] for key in store.index.index} == {1, 2, 3, 4, 5}
+    assert store.failures.empty
+    assert len(good) == 2
+
+
+def test_a_killed_worker_loses_nothing(tmp_path):
+    paths = [write_npz(tmp_path / f"a_{i}_wire-TPC1.npz", i, events=3) for i in range(8)]
+    config = RunConfig(
+        inputs=tuple(map(str, paths)), output=tmp_path / "run.zarr", detector=DETECTOR, task_bytes=1, min_live_planes=1
+    )
+    with make_cluster("local", 2) as client:
+        pids = list(client.run(os.getpid).values())
+
+        def kill() -> None:
+            while not (config.output / "voxels" / "coords" / "c").is_dir():
+                time.sleep(0.01)
+            os.kill(pids[0], signal.SIGKILL)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        summary = run(config, client)
+        killer.join()
+    assert (summary.units_done, summary.units_failed) == (8, 0)
+    assert {key[:1] for key in larstore.open(config.output).index.index} == {(i,) for i in range(8)}
+    assert larstore.verify(config.output).ok
+
+
+def test_an_output_that_is_no_store_stays_as_it_was(tmp_path):
+    write_npz(tmp_path / "a_1_wire-TPC1.npz")
+    folder = tmp_path / "precious"
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("42")
+    done = larstore_command("preprocess", tmp_path, "-o", folder, "--detector", DETECTOR)
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert str(folder) in done.stderr
+    assert "Fix:" in done.stderr
+    assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
+
+
+def test_other_settings_than_the_stores_are_refused(tmp_path):
+    path = write_npz(tmp_path / "a_1_wire-TPC1.npz")
+    settings = {"inputs": (str(path),), "output": tmp_path / "run.zarr", "detector": DETECTOR}
+    with make_cluster("local", 1) as client:
+        run(RunConfig(**settings), client)
+        before = (tmp_path / "run.zarr" / "zarr.json").read_bytes()
+        for change, words in (
+            ({"threshold": 300.0}, r"threshold = 1\.0, this run has 300\.0"),
+            ({"downsample": (4, 4, 4)}, r"downsample = \[8, 4, 4\], this run has \[4, 4, 4\]"),
+            ({"detector": "protodune-sp"}, "geometry"),
+        ):
+            with pytest.raises(StoreError, match=words):
+                run(RunConfig(**(settings | change)), client)
+    assert (tmp_path / "run.zarr" / "zarr.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--downsample", "8,x,4"], 2, "--downsample"),
+        (["--workers", "0"], 2, "--workers"),
+        (["--files", "7"], 1, "files"),
+        (["--set", "treshold=3"], 1, "did you mean threshold"),
+        (["--detector", "protodune"], 1, "Unknown detector"),
+        (["--cluster", "slurm"], 1, "--cluster slurm"),
+    ],
+)
+def test_wrong_usage(tmp_path, arguments, code, words):
+    path = write_npz(tmp_path / "a_1_wire-TPC1.npz")
+    base = ["preprocess", path, "-o", tmp_path / "run.zarr", "--detector", DETECTOR]
+    done = larstore_command(*base, *arguments)
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run.zarr").exists()
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(tmp_path):
+    write_npz(tmp_path / "a_31_wire-TPC1.npz")
+    done = larstore_command("preprocess", tmp_path, "-o", tmp_path / "run.zarr", "--detector", DETECTOR, "--dry-run")
+    assert done.returncode == 0
+    assert "31" in done.stdout
+    assert not (tmp_path / "run.zarr").exists()
+
+
+def test_ctrl_c_keeps_what_is_committed(tmp_path):
+    for i in range(12):
+        write_npz(tmp_path / f"a_{i}_wire-TPC1.npz", i, events=4)
+    output = tmp_path / "run.zarr"
+    command = ["preprocess", tmp_path, "-o", output, "--detector", DETECTOR, "--workers", "1", "--set", "task_bytes=1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "larstore.cli", *map(str, command)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    while not (output / "voxels" / "coords" / "c").is_dir() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert larstore.verify(output).ok
+    again = larstore_command(*command)
+    assert again.returncode == 0, again.stderr
+    assert len(larstore.open(output)) == 48

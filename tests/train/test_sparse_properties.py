@@ -1,0 +1,237 @@
+"""Sparse layers against dense convolutions, and what must hold for any input."""
+
+import gc
+import weakref
+
+import numba
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from larstore.errors import ConfigError, InputError
+from train.models import build_model
+from train.sparse import layers, native, rulebook
+from train.sparse.tensor import sort_sites
+
+SIZE = (8, 6, 4)
+NET = {
+    "name": "cellnet_binary",
+    "spatial_size": [16, 16, 16],
+    "nChannels": 4,
+    "nStrides": 2,
+    "n_2D": 0,
+    "downsample_t": [2, 2],
+}
+
+
+def sites_of(seed: int, n: int, events: int = 2, size=SIZE) -> torch.Tensor:
+    rng = np.random.default_rng(seed)
+    cells = rng.choice(np.prod(size) * events, min(n, np.prod(size) * events), replace=False)
+    event, x, y, z = np.unravel_index(cells, (events, *size))
+    return torch.from_numpy(np.column_stack([x, y, z, event]).astype(np.int64))
+
+
+def dense(coords: torch.Tensor, features: torch.Tensor, size=SIZE, events: int = 2) -> torch.Tensor:
+    grid = torch.zeros(events, features.shape[1], *size, dtype=features.dtype)
+    x, y, z, event = coords.T
+    grid[event, :, x, y, z] = features
+    return grid
+
+
+def at(grid: torch.Tensor, coords: torch.Tensor) -> torch.Tensor:
+    x, y, z, event = coords.T
+    return grid[event, :, x, y, z]
+
+
+def as_dense_weight(weight: torch.Tensor, filter_size) -> torch.Tensor:
+    """(volume, 1, Cin, Cout) -> torch's (Cout, Cin, x, y, z)."""
+    return weight.squeeze(1).permute(2, 1, 0).reshape(weight.shape[3], weight.shape[2], *filter_size)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.integers(0, 10**6),
+    st.integers(0, 150),
+    st.sampled_from([(3, 3, 3), (1, 3, 3), (3, 1, 1), (5, 3, 1), (5, 5, 5)]),
+    st.sampled_from([(3, 5), (8, 16), (4, 20)]),
+)
+def test_submanifold_equals_dense(seed, n, filter_size, channels):
+    torch.manual_seed(seed)
+    coords = sites_of(seed, n)
+    features = torch.randn(len(coords), channels[0])
+    layer = layers.SubmanifoldConvolution(*channels, filter_size)
+    x = layers.InputLayer(SIZE)(coords, features)
+    found = layers.OutputLayer()(layer(x))
+    padding = tuple(f // 2 for f in filter_size)
+    expected = functional.conv3d(dense(coords, features), as_dense_weight(layer.weight, filter_size), padding=padding)
+    torch.testing.assert_close(found, at(expected, coords), rtol=1e-4, atol=1e-4)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.integers(0, 10**6),
+    st.integers(0, 150),
+    st.sampled_from([((2, 2, 2), (2, 2, 2)), ((4, 2, 2), (4, 2, 2)), ((1, 2, 2), (1, 2, 2)), ((3, 2, 2), (2, 2, 1))]),
+)
+def test_strided_and_transposed_equal_dense(seed, n, how):
+    filter_size, stride = how
+    torch.manual_seed(seed)
+    coords = sites_of(seed, n)
+    features = torch.randn(len(coords), 3)
+    down, up = layers.Convolution(3, 5, *how), layers.Deconvolution(5, 2, *how)
+    x = layers.InputLayer(SIZE)(coords, features)
+    coarse = down(x)
+    expected = functional.conv3d(dense(coords, features), as_dense_weight(down.weight, filter_size), stride=stride)
+    sites = torch.from_numpy(coarse.sites.coords)
+    torch.testing.assert_close(coarse.features, at(expected, sites), rtol=1e-4, atol=1e-4)
+    # Sites are exactly the windows that an input falls into.
+    windows = functional.conv3d(
+        dense(coords, torch.ones(len(coords), 1)), torch.ones(1, 1, *filter_size), stride=stride
+    )
+    assert int((windows > 0).sum()) == len(sites)
+    back = layers.OutputLayer()(up(coarse))
+    weight = as_dense_weight(up.weight, filter_size).transpose(0, 1)
+    grid = functional.conv_transpose3d(dense(sites, coarse.features, expected.shape[2:]), weight, stride=stride)
+    full = torch.zeros(2, 2, *SIZE)  # cells beyond the last window take part in nothing
+    full[:, :, : grid.shape[2], : grid.shape[3], : grid.shape[4]] = grid
+    torch.testing.assert_close(back, at(full, coords), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("channels", [(3, 5), (8, 8), (16, 24), (5, 17), (2, 33)])
+def test_fused_kernels_equal_torch(channels):
+    torch.manual_seed(0)
+    sites, _ = sort_sites(sites_of(3, 700, size=(8, 8, 8)), (8, 8, 8))
+    rules = rulebook.submanifold(sites, (3, 3, 3))
+    x, w = torch.randn(len(sites), channels[0]), torch.randn(27, *channels)
+    g = torch.randn(len(sites), channels[1])
+    fused, plain = native.multiply(x, w, rules.gather), native.multiply(x.double(), w.double(), rules.gather)
+    torch.testing.assert_close(fused.double(), plain, rtol=1e-5, atol=1e-4)
+    fused = native.weight_gradient(x, g, rules.gather)
+    torch.testing.assert_close(
+        fused.double(), native.weight_gradient(x.double(), g.double(), rules.gather), rtol=1e-5, atol=1e-4
+    )
+
+
+def test_gradients_in_float64():
+    torch.manual_seed(0)
+    coords = sites_of(0, 30)
+    down, up = layers.Convolution(2, 3, 2, 2).double(), layers.Deconvolution(3, 2, 2, 2).double()
+    subm = layers.SubmanifoldConvolution(2, 2, 3).double()
+
+    def net(features, w_down, w_up, w_subm):
+        x = layers.InputLayer(SIZE)(coords, features)
+        rules = rulebook.submanifold(x.sites, (3, 3, 3))
+        x = x.replace(native.convolve(x.features, w_subm, rules))
+        coarse, strided = rulebook.strided(x.sites, (2, 2, 2), (2, 2, 2))
+        y = native.convolve(native.convolve(x.features, w_down, strided), w_up, strided.transposed())
+        return layers.OutputLayer()(x.replace(y, x.sites)), coarse.coords.size
+
+    features = torch.randn(len(coords), 2, dtype=torch.float64, requires_grad=True)
+    weights = (down.weight, up.weight, subm.weight)
+    assert torch.autograd.gradcheck(lambda f, *w: net(f, *w)[0], (features, *weights))
+
+
+def test_same_bits_for_any_number_of_threads():
+    torch.manual_seed(0)
+    coords = sites_of(1, 3000, size=(16, 16, 16))
+    features = torch.randn(len(coords), 3)
+    model = build_model(NET)
+    results = []
+    before = numba.get_num_threads()
+    try:
+        for threads in (1, min(2, numba.config.NUMBA_NUM_THREADS)):
+            numba.set_num_threads(threads)
+            model.zero_grad()
+            model.eval()
+            out = model(coords, features)
+            out.sum().backward()
+            gradients = [p.grad.clone() for key, p in model.named_parameters() if "sparseModel.1" in key]
+            results.append((out.detach(), *gradients))
+    finally:
+        numba.set_num_threads(before)
+    for one, two in zip(*results, strict=True):
+        assert torch.equal(one, two)
+
+
+def test_order_of_rows_and_other_events_do_not_matter():
+    torch.manual_seed(0)
+    model = build_model(NET).eval()
+    coords = sites_of(2, 400, size=(16, 16, 16))
+    features = torch.randn(len(coords), 3)
+    out = model(coords, features)
+    shuffled = torch.randperm(len(coords))
+    torch.testing.assert_close(model(coords[shuffled], features[shuffled]), out[shuffled], rtol=1e-5, atol=1e-6)
+    first = coords[:, 3] == 0
+    torch.testing.assert_close(model(coords[first], features[first]), out[first], rtol=1e-5, atol=1e-6)
+
+
+def test_moving_by_the_coarsest_stride_moves_the_result():
+    torch.manual_seed(0)
+    model = build_model(NET).eval()
+    coords = sites_of(4, 200, size=(8, 8, 8))
+    features = torch.randn(len(coords), 3)
+    moved = coords + torch.tensor([2, 4, 6, 0])
+    torch.testing.assert_close(model(moved, features), model(coords, features), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+@pytest.mark.parametrize("training", [True, False])
+def test_few_voxels(n, training):
+    model = build_model(NET).train(training)
+    out = model(torch.zeros((n, 4), dtype=torch.int64) + torch.arange(n)[:, None], torch.ones(n, 3))
+    assert out.shape == (n, 1)
+    assert torch.isfinite(out).all()
+    out.sum().backward()
+
+
+def test_no_rules_stay_alive_after_inference():
+    model = build_model(NET).eval()
+    seen = []
+    original = sort_sites
+
+    def watching(coords, size):
+        sites, inverse = original(coords, size)
+        seen.append(weakref.ref(sites))
+        return sites, inverse
+
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(layers, "sort_sites", watching)
+        model(sites_of(5, 100), torch.randn(100, 3))
+    gc.collect()
+    assert [reference() for reference in seen] == [None]
+
+
+def test_voxels_outside_are_refused_with_their_number():
+    coords = torch.tensor([[0, 0, 0, 0], [16, 0, 0, 0], [0, -1, 0, 0]])
+    with pytest.raises(InputError, match=r"2 of 3 voxels lie outside the spatial size \[16, 16, 16\].*\[16, 0, 0, 0\]"):
+        build_model(NET)(coords, torch.ones(3, 3))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "cellnet_bianry"}, "'cellnet_bianry' is unknown. Fix: one of cellnet, cellnet_binary"),
+        ({"nChanels": 4}, "nChanels is no argument of cellnet_binary"),
+        ({"nStrides": None}, "nStrides is missing"),
+    ],
+)
+def test_wrong_model_blocks(change, message):
+    block = {key: value for key, value in (NET | change).items() if value is not None}
+    with pytest.raises(ConfigError, match=message):
+        build_model(block)
+
+
+def test_initial_weights_have_the_stated_spread():
+    torch.manual_seed(0)
+    weight = layers.SubmanifoldConvolution(32, 64, 3).weight
+    assert float(weight.detach().std()) == pytest.approx((2 / (32 * 27)) ** 0.5, rel=0.02)
+    assert float(layers.NetworkInNetwork(64, 64).weight.detach().std()) == pytest.approx((2 / 64) ** 0.5, rel=0.05)
+
+
+def test_freeze_trains_the_head_alone():
+    model = build_model(NET | {"name": "cellnet_charge", "nHiddenLayers": 2, "freeze": True})
+    trained = {key.partition(".")[0] for key, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {"linear"}
