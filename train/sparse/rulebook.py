@@ -64,26 +64,41 @@ def submanifold(sites: Sites, filter_size: Triple) -> Rules:
     return rules
 
 
+@njit(cache=True, nogil=True)
+def _meetings(coords, filter_size, stride, size, keys, rows, offsets):  # type: ignore[no-untyped-def]
+    """All pairs of an input and a window that it falls into: the window's key, the input's row, its offset there."""
+    n = 0
+    first, last = np.empty(3, np.int64), np.empty(3, np.int64)
+    for row in range(coords.shape[0]):
+        for axis in range(3):
+            # Windows start at w · stride and reach over filter_size cells.
+            first[axis] = max(0, (coords[row, axis] - filter_size[axis] + stride[axis]) // stride[axis])
+            last[axis] = min(size[axis] - 1, coords[row, axis] // stride[axis])
+        for x in range(first[0], last[0] + 1):
+            for y in range(first[1], last[1] + 1):
+                for z in range(first[2], last[2] + 1):
+                    keys[n] = ((coords[row, 3] * size[0] + x) * size[1] + y) * size[2] + z
+                    rows[n] = row
+                    offset = (coords[row, 0] - x * stride[0]) * filter_size[1] + coords[row, 1] - y * stride[1]
+                    offsets[n] = offset * filter_size[2] + coords[row, 2] - z * stride[2]
+                    n += 1
+    return n
+
+
 def strided(sites: Sites, filter_size: Triple, stride: Triple) -> tuple[Sites, Rules]:
     """Coarse sites wherever an input falls into a window, and the rules from fine to coarse."""
     key = ("strided", filter_size, stride)
     if key not in sites.rules:
         size = tuple((n - f) // s + 1 for n, f, s in zip(sites.size, filter_size, stride, strict=True))
-        inputs, outputs, offsets = [], [], []
-        for k, offset in enumerate(np.ndindex(*filter_size)):
-            shifted = sites.coords[:, :3] - np.asarray(offset)
-            window = shifted // np.asarray(stride)
-            met = (shifted % np.asarray(stride) == 0).all(axis=1)
-            met &= ((window >= 0) & (window < np.asarray(size))).all(axis=1)
-            rows = np.flatnonzero(met)
-            inputs.append(rows)
-            outputs.append(np.column_stack([window[rows], sites.coords[rows, 3]]))
-            offsets.append(np.full(len(rows), k))
-        met_rows, windows, offset_of = np.concatenate(inputs), np.concatenate(outputs), np.concatenate(offsets)
-        sx = size[1] * size[2]
-        keys = ((windows[:, 3] * size[0] + windows[:, 0]) * sx) + windows[:, 1] * size[2] + windows[:, 2]
-        _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-        coarse = Sites(np.ascontiguousarray(windows[first]), (size[0], size[1], size[2]))
+        most = len(sites) * int(np.prod([-(-f // s) for f, s in zip(filter_size, stride, strict=True)]))
+        keys, met_rows, offset_of = np.empty(most, np.int64), np.empty(most, np.int32), np.empty(most, np.int32)
+        n = _meetings(
+            sites.coords, np.asarray(filter_size), np.asarray(stride), np.asarray(size), keys, met_rows, offset_of
+        )
+        keys, met_rows, offset_of = keys[:n], met_rows[:n], offset_of[:n]
+        unique, inverse = np.unique(keys, return_inverse=True)
+        event, x, y, z = np.unravel_index(unique, (int(sites.coords[:, 3].max(initial=0)) + 1, *size))
+        coarse = Sites(np.column_stack([x, y, z, event]).astype(np.int64), (size[0], size[1], size[2]))
         volume = int(np.prod(filter_size))
         gather = np.full((len(coarse), volume), -1, np.int32)
         scatter = np.full((len(sites), volume), -1, np.int32)

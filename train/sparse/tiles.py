@@ -32,7 +32,9 @@ def _load(builder: Any, address: Any, offset: Any, kind: Any) -> Any:
 def _spread(builder: Any, scalar: Any, kind: Any) -> Any:
     """A vector with the scalar in every lane."""
     one = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
-    return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), kind.count), None))
+    return builder.shuffle_vector(
+        one, ir.Constant(kind, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), kind.count), None)
+    )
 
 
 def _multiply_add(builder: Any, a: Any, b: Any, into: Any) -> None:
