@@ -61,7 +61,7 @@ for (const [axis, column, label] of axes) {
 }
 // Equal lengths look equal; the whole is as large as the window takes.
 const sides = axes.map(([axis]) => scene[axis].range[1] - scene[axis].range[0]);
-axes.forEach(([axis], i) => { scene.aspectratio[axis[0]] = 3.2 * sides[i] / Math.hypot(...sides); });
+axes.forEach(([axis], i) => { scene.aspectratio[axis[0]] = 2.1 * sides[i] / Math.hypot(...sides); });
 
 function logTicks(colour) {
   const vals = [], text = [];
