@@ -91,9 +91,7 @@ def check_image(image: ImageRecord, n_planes: int) -> None:
     if (image.truth_coords is None) != (image.truth_value is None) or (
         image.truth is None and image.truth_coords is not None
     ):
-        raise StoreError(
-            f"{where}: truth, truth_coords and truth_value belong together. Fix: give all, or truth alone"
-        )
+        raise StoreError(f"{where}: truth, truth_coords and truth_value belong together. Fix: give all, or truth alone")
     if image.truth_coords is not None and image.truth_value is not None:
         m = len(image.truth_coords)
         _expect(image, "truth_coords", image.truth_coords, "uint16", (m, 3))

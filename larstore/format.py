@@ -230,9 +230,7 @@ def parse_root(data: bytes, file: Path) -> Root:
     return Root(document)
 
 
-def voxel_size_mm(
-    tick_us: float | None, speed: float | None, pixel_mm: float, downsample: tuple[int, int, int]
-) -> Any:
+def voxel_size_mm(tick_us: float | None, speed: float | None, pixel_mm: float, downsample: tuple[int, int, int]) -> Any:
     """Size of a voxel in x, y, z; x is None where the drift speed is not known."""
     along = None if tick_us is None or speed is None else math.fsum([tick_us * speed * downsample[0]])
     return [along, pixel_mm * downsample[1], pixel_mm * downsample[2]]

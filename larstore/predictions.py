@@ -50,9 +50,7 @@ class PredictionWriter:
         self.name = name
         self.attributes = dict(attributes)
         if not NAME.fullmatch(name):
-            raise StoreError(
-                f"prediction name {name!r}: Fix: 1 to 64 letters, digits, '_', '.' or '-', no leading '.'"
-            )
+            raise StoreError(f"prediction name {name!r}: Fix: 1 to 64 letters, digits, '_', '.' or '-', no leading '.'")
         if not isinstance(attributes.get("checkpoint_sha256"), str) or set(OWN_ATTRIBUTES) & set(attributes):
             raise StoreError(
                 f"prediction {name!r}: Fix: attributes hold checkpoint_sha256, and neither done nor commit"
@@ -60,9 +58,7 @@ class PredictionWriter:
         try:
             json.dumps(attributes, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise StoreError(
-                f"prediction {name!r}: {error}. Fix: attributes of plain numbers, text, lists"
-            ) from error
+            raise StoreError(f"prediction {name!r}: {error}. Fix: attributes of plain numbers, text, lists") from error
         self._group = f"predictions/{name}"
         self._array = f"{self._group}/score"
         self._lock = Lock(self.path, self._group, break_lock=break_lock)

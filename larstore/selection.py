@@ -72,9 +72,7 @@ class Selection:
         selection give the same split. Raises StoreError for a fraction outside (0, 1), or fewer than two groups.
         """
         if by not in SPLITS or not 0 < fraction < 1:
-            raise StoreError(
-                f"split({fraction}, by={by!r}): Fix: 0 < fraction < 1 and by = one of {', '.join(SPLITS)}"
-            )
+            raise StoreError(f"split({fraction}, by={by!r}): Fix: 0 < fraction < 1 and by = one of {', '.join(SPLITS)}")
         keys = np.stack([self.column(name) for name in SPLITS[by]], axis=1)
         groups, member = np.unique(keys, axis=0, return_inverse=True)
         if len(groups) < 2:

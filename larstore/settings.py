@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -38,42 +38,73 @@ def parse_yaml(text: str, origin: str) -> Any:
         raise ConfigError(f"{origin}: no valid YAML{place} ({problem}). Fix: correct that line") from error
 
 
-def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Set nested keys from ``a.b=value`` entries, values in YAML; missing blocks on the way are made."""
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str], by_name: Sequence[str] = ()) -> None:
+    """Set nested keys from ``a.b=value`` entries, values in YAML; missing blocks on the way are made.
+
+    ``by_name``: blocks that may also be written as their name alone, as in ``trainer: basic``.
+    """
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not all(key.split(".")):
-            raise ConfigError(f"--set {override}: not KEY=VALUE. Fix: write for example --set threshold=300")
+            raise ConfigError(f"--set {override}: not KEY=VALUE. Fix: for example --set train.n_epochs=5")
         block = values
         *parents, last = key.split(".")
         for parent in parents:
-            block = block.setdefault(parent, {})
-            if not isinstance(block, dict):
-                raise ConfigError(f"--set {override}: {parent} holds {block!r}, not keys. Fix: set {parent} itself")
+            child = block.get(parent)
+            if child is None or isinstance(child, bool):
+                block[parent] = child = {}
+            elif isinstance(child, str) and parent in by_name:
+                block[parent] = child = {"name": child}
+            if not isinstance(child, dict):
+                raise ConfigError(f"--set {override}: {parent} holds {child!r}, not keys. Fix: set {parent} itself")
+            block = child
         block[last] = parse_yaml(text, f"--set {override}")
 
 
-def check(model: type[Model], values: dict[str, Any], origin: str) -> Model:
-    """``model`` from values; ConfigError with the key, the value and what is valid."""
+def check(model: type[Model], values: dict[str, Any], origin: str, example: str = "") -> Model:
+    """``model`` from values; ConfigError with the key, the value and what is valid, or the ``example`` to look at."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(one_line(error, model, origin)) from error
+        raise ConfigError(one_line(error, model, origin, example)) from error
 
 
-def one_line(error: ValidationError, model: type[BaseModel], origin: str) -> str:
-    """The first mistake of a flat model as one line."""
+def one_line(error: ValidationError, model: type[BaseModel], origin: str, example: str = "") -> str:
+    """The first mistake as one line: the key as the user wrote it, the value, and what would be right."""
     first, *others = error.errors(include_url=False, include_context=False)
-    key = ".".join(str(step) for step in first["loc"]) or "the whole"
+    models, keys = _walk(model, first["loc"])
+    key = ".".join(keys) or "the whole"
     more = f" (and {len(others)} more)" if others else ""
     if first["type"] == "extra_forbidden":
-        valid = sorted(model.model_fields)
-        close = difflib.get_close_matches(str(first["loc"][-1]), valid, n=1)
+        valid = sorted({name for known in _walk(model, first["loc"][:-1])[0] for name in known.model_fields})
+        close = difflib.get_close_matches(keys[-1], valid, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         return f"{origin}: {key} is not a known key{more}. Fix: {hint}valid here: {', '.join(valid)}"
     if first["type"] == "missing":
-        return f"{origin}: {key} is missing{more}. Fix: add it"
+        return f"{origin}: {key} is missing{more}. Fix: add it" + (f"; {example} shows how" if example else "")
     value = first["input"]
     shown = f" {value!r}" if isinstance(value, (str, int, float, list, tuple)) else ""
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{origin}: {key}{shown}: {message}{more}. Fix: correct that value"
+    expected = "; give keys: " + ", ".join(models[0].model_fields) if models and first["type"] == "model_type" else ""
+    return f"{origin}: {key}{shown}: {message}{more}. Fix: correct that value{expected}"
+
+
+def _walk(root: type[BaseModel], where: tuple[int | str, ...]) -> tuple[list[type[BaseModel]], list[str]]:
+    """Follow an error's location down from ``root``: models it may end in, and the keys as the user wrote them."""
+    models: list[type[BaseModel]] = [root]
+    keys = []
+    for step in where:
+        chosen = [
+            m for m in models if "name" in m.model_fields and get_args(m.model_fields["name"].annotation) == (step,)
+        ]
+        if chosen:  # pydantic names the branch of a union by its tag, which is no key
+            models = chosen
+            continue
+        keys.append(str(step))
+        fields = [m.model_fields[str(step)].annotation for m in models if str(step) in m.model_fields]
+        models = [t for annotation in fields for t in (annotation, *get_args(annotation)) if _is_model(t)]
+    return models, keys
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

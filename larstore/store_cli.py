@@ -72,9 +72,7 @@ def index(
     files: Annotated[str | None, typer.Option(help="Only files A:B, inclusive.", metavar="A:B")] = None,
     events: Annotated[str | None, typer.Option(help="Only events A:B, inclusive.", metavar="A:B")] = None,
     tpcs: Annotated[str | None, typer.Option(help="Only these TPCs.", metavar="N,N…")] = None,
-    query: Annotated[
-        str | None, typer.Option(help='Only images for which it holds, e.g. "voxel_count > 500".')
-    ] = None,
+    query: Annotated[str | None, typer.Option(help='Only images for which it holds, e.g. "voxel_count > 500".')] = None,
     limit: Annotated[int, typer.Option(help="Print at most so many rows; 0 prints all.", min=0)] = 50,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV with all columns.")] = False,
 ) -> None:

@@ -128,9 +128,7 @@ class StoreWriter:
             shards = range(spec.first_shard, -(-position // spec.shard_rows))
             expected |= {layout.file(s) for path, layout in layouts(spec).items() if path in arrays for s in shards}
         if expected != set(receipt.files):
-            raise DamageError(
-                f"{self.path}: receipt for shard {spec.first_shard} names other files. Fix: run it again"
-            )
+            raise DamageError(f"{self.path}: receipt for shard {spec.first_shard} names other files. Fix: run it again")
         for name, (n_bytes, sha256) in receipt.files.items():
             file = self.path / name
             found = expect_file(file)
@@ -156,9 +154,7 @@ class StoreWriter:
         def change(root: Root) -> tuple[list[str], list[str]]:
             a = root.attributes
             if a["images_commit"] != self._commit:
-                raise LockedError(
-                    f"{self.path}: commit {a['images_commit']} was made by somebody else. Fix: run again"
-                )
+                raise LockedError(f"{self.path}: commit {a['images_commit']} was made by somebody else. Fix: run again")
             a["images_commit"] = a["commit"]
             tables = {
                 "inputs": (INPUT_COLUMNS, _input_table(new_inputs)),

@@ -79,9 +79,7 @@ def dataset(selection: Selection) -> xr.Dataset:
     store, attributes = selection.store, selection.store.attributes
     units = attributes["units"]
 
-    def ragged(
-        path: str, kind: str, dimensions: tuple[str, ...], name: str | None = None, **attrs: Any
-    ) -> xr.Variable:
+    def ragged(path: str, kind: str, dimensions: tuple[str, ...], name: str | None = None, **attrs: Any) -> xr.Variable:
         layout = store.reader(path).layout
         start = selection.column(f"{kind}_start")
         count = selection.column(f"{kind}_count").astype(np.int64)
@@ -97,9 +95,7 @@ def dataset(selection: Selection) -> xr.Dataset:
             "voxels/coords", "voxel", ("voxel", "axis"), units="voxel", voxel_mm=str(attributes["voxel_mm"])
         ),
         "charge": ragged("voxels/charge", "voxel", ("voxel", "plane"), units=units),
-        "live": ragged(
-            "voxels/live", "voxel", ("voxel",), long_name="bit p: charge of plane p comes from real wires"
-        ),
+        "live": ragged("voxels/live", "voxel", ("voxel",), long_name="bit p: charge of plane p comes from real wires"),
         "truth": ragged("voxels/truth", "voxel", ("voxel",), units=units),
         "truth_coords": ragged("truth/coords", "truth", ("true_voxel", "axis"), units="voxel"),
         "truth_value": ragged("truth/value", "truth", ("true_voxel",), units=units),

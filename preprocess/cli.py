@@ -29,7 +29,7 @@ def simulate(
     events_per_file: Annotated[int, typer.Option(min=1, help="Events in each file; the last one may hold fewer.")] = 10,
     tpcs: Annotated[str, typer.Option(help="TPCs, as in 1,5,9.")] = "1",
     seed: Annotated[int, typer.Option(min=0, help="Seed: the same one gives the same bytes.")] = 0,
-    first_file: Annotated[int, typer.Option(min=0, help="Number of the first file.")] = 0,
+    first_file: Annotated[int, typer.Option(min=0, help="Number of the first file.")] = 1,
     sample: Annotated[str, typer.Option(help="Name of the sample, part of the file names.")] = "Sim",
     config: Annotated[Path | None, typer.Option(help="YAML with simulation settings.")] = None,
     overrides: Overrides = None,

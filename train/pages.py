@@ -65,9 +65,7 @@ def headline(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
 def add_methods(page: Page, summary: dict[str, Any], curves: pd.DataFrame) -> None:
     """The curves and the table of the methods."""
-    page.figure(
-        curve_figure(summary, curves), "Purity against efficiency relative to the true voxels that were tiled."
-    )
+    page.figure(curve_figure(summary, curves), "Purity against efficiency relative to the true voxels that were tiled.")
     head = ["", "AP, pooled", "AP, mean of images", "± sd", "at score ≥", "purity", "efficiency", "efficiency (all)"]
     keys = ["average_precision", "average_precision_image_mean", "average_precision_image_sd"]
     best = ["best_purity", "best_efficiency", "best_efficiency_all"]
@@ -178,9 +176,7 @@ def fixed(value: float | None) -> str:
 
 
 def _images_sentence(summary: dict[str, Any]) -> str:
-    parts = [
-        f"{summary['images']:,} of {summary['images_selected']:,} selected images, {summary['voxels']:,} voxels."
-    ]
+    parts = [f"{summary['images']:,} of {summary['images_selected']:,} selected images, {summary['voxels']:,} voxels."]
     if summary["has_truth"]:
         parts.append(f"{summary['voxels_true']:,} are true, of {summary['truth_voxels']:,} true voxels in all.")
     if summary["images_not_predicted"]:

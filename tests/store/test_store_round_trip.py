@@ -188,9 +188,7 @@ def test_inputs_and_failures(tmp_path):
     first = InputFile("/data/ä 1.npz", 7, 10, "a" * 64, "Electron")
     with larstore.StoreWriter(path) as writer:
         receipt = larstore.write_block(path, writer.reserve(), [make_image(7, 0, 1, 5, input=first.path)], [first])
-        writer.commit(
-            [receipt], [Failure(8, 1, "/data/2.npz", "truncated: line 1\nline 2"), Failure(9, 1, "x", "bad")]
-        )
+        writer.commit([receipt], [Failure(8, 1, "/data/2.npz", "truncated: line 1\nline 2"), Failure(9, 1, "x", "bad")])
         assert writer.file_numbers == {"/data/ä 1.npz": 7}
         assert (7, 0, 1) in writer.keys
         assert (8, 0, 1) not in writer.keys

@@ -30,9 +30,7 @@ def test_the_engine_gives_the_ragged_array(path):
         assert ds.voxel_count.attrs["sample_dimension"] == "voxel"
         assert ds.charge.attrs["units"] == "electrons"
         assert list(ds.plane.values) == ["u", "v", "w"]
-        assert list(zip(ds.file.values, ds.event.values, ds.tpc.values, strict=True)) == [
-            i.key for i in store.select()
-        ]
+        assert list(zip(ds.file.values, ds.event.values, ds.tpc.values, strict=True)) == [i.key for i in store.select()]
         ends = np.cumsum(ds.voxel_count.values)
         for image, end, count in zip(store.select(), ends, ds.voxel_count.values, strict=True):
             rows = slice(int(end - count), int(end))
