@@ -67,13 +67,18 @@ class Store:
 
     @property
     def failures(self) -> pd.DataFrame:
-        """Work units that failed and were not processed by a later commit: file, tpc, input, error, commit."""
+        """Work units that failed and were not processed by a later commit: file, tpc, input, error, commit.
+
+        tpc = -1: the file could not even be looked into; any later image of it settles that.
+        """
         failed = self._table("failures", FAILURE_COLUMNS)
         failed = failed.drop_duplicates(["file", "tpc", "input"], keep="last")
         if failed.empty:
             return failed
         done = self.index.reset_index().groupby(["file", "tpc"])["commit"].max()
         later = done.reindex(pd.MultiIndex.from_frame(failed[["file", "tpc"]]), fill_value=-1).to_numpy()
+        of_file = done.groupby(level="file").max().reindex(failed["file"], fill_value=-1).to_numpy()
+        later = np.where(failed["tpc"] < 0, of_file, later)
         return failed[later <= failed["commit"].to_numpy()].reset_index(drop=True)
 
     def _table(self, group: str, columns: dict[str, str]) -> pd.DataFrame:

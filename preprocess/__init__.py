@@ -7,8 +7,8 @@ from typing import Any
 _PUBLIC = {
     "load_detector": "preprocess.detector",
     "Tiler": "preprocess.voxels",
-    "simulate": "preprocess.simulate",
-    "run": "preprocess.run",
+    "simulate": "preprocess.simulation",
+    "run": "preprocess.runner",
     "make_cluster": "preprocess.cluster",
     "open_source": "preprocess.sources",
 }

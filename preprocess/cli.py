@@ -41,8 +41,8 @@ def simulate(
     """
     from larstore.settings import apply_overrides, check, read_yaml
     from preprocess.progress import bar
-    from preprocess.simulate import SimulationConfig
-    from preprocess.simulate.parallel import simulate_files
+    from preprocess.simulation import SimulationConfig
+    from preprocess.simulation.parallel import simulate_files
 
     values: dict[str, Any] = {} if config is None else read_yaml(config)
     apply_overrides(values, overrides or [])

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from preprocess.config import RunConfig
-from preprocess.run import Summary, plan_run, run
+from preprocess.runner import Summary, plan_run, run
 
 SHOWN_FAILURES = 10
 
@@ -38,7 +38,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def run_with_progress(config: RunConfig, break_lock: bool) -> bool:
     """Run on a local cluster with a bar, print the summary; whether all units are done. SIGTERM ends it like Ctrl-C."""
     from preprocess.cluster import make_cluster
-    from preprocess.run import open_output
+    from preprocess.runner import open_output
 
     open_output(config)  # a wrong output is refused before a cluster is started
     previous = signal.signal(signal.SIGTERM, _interrupt)

@@ -5,7 +5,7 @@ from pathlib import Path
 import yaml
 
 from preprocess.detector import Detector, load_detector
-from preprocess.simulate import SimulationConfig, simulate
+from preprocess.simulation import SimulationConfig, simulate
 
 PLANES = ((-35.7, -174.0, 80), (35.7, 1.0, 80), (0.0, 2.0, 50))  # angle in degrees, offset in mm, wires
 # Two anodes side by side along z with one face each (TPC 1 and 3); 80 + 80 + 50 wires, 0.8 m of drift.

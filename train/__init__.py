@@ -8,9 +8,9 @@ _PUBLIC = {
     "ImageStream": "train.stream",
     "load_config": "train.config",
     "build_model": "train.models",
-    "fit": "train.fit",
-    "infer": "train.infer",
-    "evaluate": "train.evaluate",
+    "fit": "train.fitting",
+    "infer": "train.inference",
+    "evaluate": "train.evaluation",
     "view": "train.display",
 }
 __all__ = ["ImageStream", "build_model", "evaluate", "fit", "infer", "load_config", "view"]

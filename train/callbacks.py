@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from larstore.errors import StoreError
 from train.folder import RunFolder
-from train.infer import infer
+from train.inference import infer
 from train.module import ImageModule
 from train.schema import Config
 from train.stream import StreamLoader

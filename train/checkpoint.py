@@ -32,7 +32,7 @@ def write_checkpoint(content: dict[str, Any], path: str | Path) -> None:
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Tensors and plain values of a checkpoint made by `train.fit`, on the CPU.
+    """Tensors and plain values of a checkpoint made by `train.fitting`, on the CPU.
 
     Raises:
         InputError: the file is missing, no checkpoint, cut short, holds code, or was not written by this package.

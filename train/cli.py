@@ -37,7 +37,7 @@ def train(
         raise typer.BadParameter(f"the epoch {epoch} needs --resume", param_hint="EPOCH")
     settings = load_config(config, set_ or [])
     _share_cores()
-    from train.fit import fit
+    from train.fitting import fit
 
     result = fit(settings, resume, epoch, verbose=verbose)
     typer.echo(f"checkpoint\t{result.checkpoint}")
@@ -70,7 +70,7 @@ def infer(
     chosen = _files(files), _tpcs(tpcs)
     settings = load_config(config, set_ or [])
     _share_cores()
-    from train.infer import infer as run
+    from train.inference import infer as run
 
     result = run(
         settings,
@@ -101,7 +101,7 @@ def evaluate(
     Example: larstore evaluate run.zarr --prediction ghost3d -o evaluation
     """
     chosen = _files(files), _tpcs(tpcs)
-    from train.evaluate import evaluate as run
+    from train.evaluation import evaluate as run
 
     summary = run(store, prediction, output, files=chosen[0], tpcs=chosen[1], truth_threshold=truth_threshold)
     _print_values(summary)

@@ -1,14 +1,12 @@
 """One event side by side: what was tiled, what the network keeps, what is true."""
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from train.cloud import Cloud
-from train.display import SCALES
+from train.scene import SCALES, scene
 
 # Turning one picture turns the others.
 SAME_VIEW = """
@@ -28,7 +26,7 @@ plot.on("plotly_relayout", change => {
 def comparison_figure(cloud: Cloud, threshold: float) -> go.Figure:
     """Two or three scenes: all tiled voxels and those with score ≥ ``threshold``, and where there is truth the true.
 
-    ``cloud`` has scores. Colour is the charge (mean of the planes), in the last scene the truth.
+    ``cloud`` has scores. Colour is the charge (mean of the planes), in the last scene the true charge, on one scale.
     """
     assert cloud.score is not None
     charge = cloud.mean_charge
@@ -42,12 +40,12 @@ def comparison_figure(cloud: Cloud, threshold: float) -> go.Figure:
     specs = [[{"type": "scene"}] * len(parts)]
     titles = [title for title, _, _ in parts]
     figure = make_subplots(rows=1, cols=len(parts), specs=specs, subplot_titles=titles, horizontal_spacing=0.01)
-    logs = np.log10(charge[charge > 0]) if (charge > 0).any() else np.array([0.0, 1.0])
-    low, high = np.percentile(logs, [1, 99.5])
+    logs = [np.log10(values[chosen][values[chosen] > 0]) for _, chosen, values in parts]
+    filled = [part for part in logs if len(part)] or [np.array([0.0, 1.0])]
+    low, high = np.percentile(filled[0], 1), max(np.percentile(part, 99) for part in filled)
     for column, (_, chosen, values) in enumerate(parts, 1):
-        scale = SCALES["truth"] if column == 3 else SCALES["charge"]
-        figure.add_trace(_points(cloud, chosen, values, scale, low, high, bar=column == len(parts)), 1, column)
-    figure.update_scenes(_scene(cloud))
+        figure.add_trace(_points(cloud, chosen, values, low, high, bar=column == len(parts)), 1, column)
+    figure.update_scenes(scene(cloud, width=0.85))
     figure.update_layout(
         height=430,
         margin={"l": 0, "r": 0, "t": 30, "b": 0},
@@ -61,7 +59,6 @@ def _points(
     cloud: Cloud,
     chosen: npt.NDArray[np.bool_],
     values: npt.NDArray[np.float32],
-    scale: list[list[Any]],
     low: float,
     high: float,
     bar: bool,
@@ -79,7 +76,7 @@ def _points(
     marker = {
         "size": 2.2 if len(x) < 8000 else 1.6,
         "color": np.round(np.log10(np.maximum(values[chosen], 1.0)), 2),
-        "colorscale": scale,
+        "colorscale": SCALES["charge"],
         "cmin": low,
         "cmax": high,
         "showscale": bar,
@@ -88,29 +85,3 @@ def _points(
     }
     hover = "z %{x}  x %{y}  y %{z} " + cloud.unit + "<extra></extra>"
     return go.Scatter3d(x=z, y=x, z=y, mode="markers", marker=marker, hovertemplate=hover)
-
-
-def _scene(cloud: Cloud) -> dict[str, Any]:
-    """The same axes for all scenes: the detector's z to the right, x (drift) into the depth, y up."""
-    scene: dict[str, Any] = {
-        "aspectmode": "manual",
-        "camera": {"projection": {"type": "orthographic"}, "eye": {"x": 0.7, "y": -1.9, "z": 0.7}},
-    }
-    for axis, column, label in (("xaxis", 2, "z"), ("yaxis", 0, "x, drift"), ("zaxis", 1, "y")):
-        values = cloud.position[:, column]
-        low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
-        margin = max(0.02 * (high - low), 1.0)
-        scene[axis] = {
-            "title": {"text": f"{label} [{cloud.unit}]"},
-            "range": [low - margin, high + margin],
-            "gridcolor": "#e3e8ee",
-            "linecolor": "#8a96a3",
-            "showbackground": False,
-            "zeroline": False,
-            "nticks": 5,
-            "tickfont": {"size": 10},
-        }
-    # Equal lengths look equal; the whole is as large as its place takes.
-    sides = {axis[0]: scene[axis]["range"][1] - scene[axis]["range"][0] for axis in ("xaxis", "yaxis", "zaxis")}
-    scene["aspectratio"] = {axis: 2.3 * side / np.linalg.norm([*sides.values()]) for axis, side in sides.items()}
-    return scene

@@ -20,7 +20,7 @@ from train.runtime import versions
 if TYPE_CHECKING:
     from train.demo import Demo
 
-MAX_POINTS = 25_000  # of the side-by-side figure, three scenes in one page
+MAX_POINTS = 60_000  # of the first of three scenes
 THRESHOLD = 0.5
 
 

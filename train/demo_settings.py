@@ -21,12 +21,12 @@ class DemoSettings:
 
     detector: str = "protodune-sp"
     tpc: int = 1
-    files: int = 24
+    files: int = 40
     events_per_file: int = 4
-    held_out: int = 4
+    held_out: int = 5
     seed: int = 1
     simulation: dict[str, Any] = field(default_factory=lambda: dict(SIMULATION))
-    preprocessing: tuple[str, ...] = ()
+    preprocessing: tuple[str, ...] = ("--threshold", "2500")  # electrons a tick
     training: dict[str, Any] = field(default_factory=lambda: dict(TRAINING))
 
     @property
@@ -47,7 +47,7 @@ class DemoSettings:
 
 # All that shapes the result is written out here, as a report must tell it; the rest are constants of argon.
 SIMULATION: dict[str, Any] = {
-    "muons": 4.0,  # a TPC in times_us; ProtoDUNE-SP has about 15
+    "muons": 1.0,  # a TPC in times_us; ProtoDUNE-SP has about 15
     "times_us": [-3325.0, 3125.0],
     "beam_tracks": 1.0,
     "beam_energy_gev": [0.3, 7.0],
@@ -73,7 +73,7 @@ TRAINING: dict[str, Any] = {
     "data": {
         "threshold": 0,  # electrons: any truth makes a voxel true
         "charge": {"transform": "asinh", "scale": 0.001},
-        "batch_size": 4,
+        "batch_size": 2,
         "max_voxels": 150_000,
         "over_budget": "skip",
     },
@@ -81,14 +81,14 @@ TRAINING: dict[str, Any] = {
         "name": "cellnet_binary",
         "spatial_size": [1024, 1024, 512],
         "nChannels": 8,
-        "nStrides": 3,
+        "nStrides": 4,
         "n_2D": 0,
         "downsample_t": [2, 2],
     },
     "loss": {"name": "BCELoss"},
     "optimizer": {"name": "Adam", "lr": 0.005},
     # The time limit ends the training wherever it is: slow machines train fewer epochs, not longer.
-    "train": {"n_epochs": 30, "max_minutes": 6.0},
+    "train": {"n_epochs": 100, "max_minutes": 6.5},
     "metrics": {"acc": "BinAccuracy"},
 }
 
@@ -99,6 +99,4 @@ QUICK_TRAINING: dict[str, Any] = {
 }
 
 FULL = DemoSettings()
-QUICK = DemoSettings(
-    files=2, events_per_file=1, held_out=1, simulation={**SIMULATION, "muons": 1.0}, training=QUICK_TRAINING
-)
+QUICK = DemoSettings(files=2, events_per_file=1, held_out=1, training=QUICK_TRAINING)

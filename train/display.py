@@ -12,12 +12,8 @@ import larstore
 from train.cloud import Cloud, find_image, make_cloud
 from train.display_script import BODY, SCRIPT, STYLE
 from train.report import document, plotly_script, write_page
+from train.scene import SCALES, scene
 
-SCALES: dict[str, list[list[Any]]] = {  # dark means much: white paper behind
-    "charge": [[0, "#d5dce4"], [0.35, "#86b6d9"], [0.7, "#1f6fb0"], [1, "#0a2342"]],
-    "truth": [[0, "#f0b47a"], [0.5, "#d4572a"], [1, "#5e0f14"]],
-    "score": [[0, "#d9dee4"], [0.4, "#b9c6b0"], [0.7, "#4d9a62"], [1, "#0b4f2a"]],
-}
 NOTHING = "#d9dee4"  # a voxel without truth or score
 THRESHOLD = 0.5
 
@@ -85,6 +81,7 @@ def payload(cloud: Cloud, threshold: float) -> dict[str, Any]:
     return {
         "columns": {name: _base64(values) for name, values in columns.items()},
         "colours": colours,
+        "scene": scene(cloud, width=1.7),
         "nothing": NOTHING,
         "unit": cloud.unit,
         "planes": list(cloud.planes),

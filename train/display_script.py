@@ -47,22 +47,6 @@ const si = v => {
   return Number((v / factor).toPrecision(3)) + prefix;
 };
 
-// The detector's z (beam) runs along the page, its y upwards, and its x (drift) into the depth.
-const axes = [["xaxis", "z", "z"], ["yaxis", "x", "x, drift"], ["zaxis", "y", "y, up"]];
-const scene = { aspectmode: "manual", aspectratio: {}, dragmode: "turntable",
-  camera: { projection: { type: "orthographic" }, eye: { x: 0.7, y: -1.9, z: 0.7 } } };
-for (const [axis, column, label] of axes) {
-  let low = Infinity, high = -Infinity;
-  for (const v of columns[column]) { low = Math.min(low, v); high = Math.max(high, v); }
-  const margin = n ? Math.max(0.02 * (high - low), 1) : 1;
-  scene[axis] = { title: { text: `${label} [${unit}]` }, range: n ? [low - margin, high + margin] : [0, 1],
-    gridcolor: "#e3e8ee", linecolor: "#8a96a3", showbackground: false, zeroline: false, nticks: 7,
-    tickfont: { size: 11 } };
-}
-// Equal lengths look equal; the whole is as large as the window takes.
-const sides = axes.map(([axis]) => scene[axis].range[1] - scene[axis].range[0]);
-axes.forEach(([axis], i) => { scene.aspectratio[axis[0]] = 2.1 * sides[i] / Math.hypot(...sides); });
-
 function logTicks(colour) {
   const vals = [], text = [];
   for (let d = Math.floor(colour.low); d <= Math.ceil(colour.high); d++)
@@ -97,7 +81,8 @@ function draw() {
     trace(parts[0], { size: 0.75 * size, color: EVENT.nothing, opacity: 0.3 }),
     trace(parts[1], { size, opacity: 1, color: parts[1].map(i => colour.log ? Math.log10(values[i]) : values[i]),
       colorscale: colour.scale, cmin: colour.low, cmax: colour.high, colorbar: bar, showscale: true }) ];
-  Plotly.react("plot", traces, { scene, uirevision: "keep", margin: { l: 0, r: 0, t: 0, b: 0 }, paper_bgcolor: "#fff",
+  Plotly.react("plot", traces, { scene: EVENT.scene, uirevision: "keep", paper_bgcolor: "#fff",
+    margin: { l: 0, r: 0, t: 0, b: 0 },
     font: { family: "system-ui, Segoe UI, Roboto, Arial, sans-serif", size: 13, color: "#1c2733" } },
     { displaylogo: false, responsive: true });
   let text = `${count(chosen.length)} of ${count(n)} drawn voxels shown`;

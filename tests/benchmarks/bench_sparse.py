@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from preprocess.detector import load_detector
-from preprocess.simulate import SimulationConfig, simulate
+from preprocess.simulation import SimulationConfig, simulate
 from preprocess.sources import open_source
 from preprocess.voxels import Tiler
 from tests.benchmarks.side_by_side import machine_line, print_table, side_by_side

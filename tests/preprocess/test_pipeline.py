@@ -11,7 +11,7 @@ from preprocess.cluster import make_cluster
 from preprocess.config import RunConfig
 from preprocess.pipeline import process_unit
 from preprocess.plan import Unit
-from preprocess.run import run
+from preprocess.runner import run
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "tiling"
 # The research code's charge columns are ordered by increasing wire angle: U, X, V on odd TPCs.

@@ -15,7 +15,7 @@ import larstore
 from larstore.errors import StoreError
 from preprocess.cluster import make_cluster
 from preprocess.config import RunConfig
-from preprocess.run import run
+from preprocess.runner import run
 
 DETECTOR = "protodune-sp-2021"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import larstore
-from preprocess.simulate.parallel import simulate_files
+from preprocess.simulation.parallel import simulate_files
 from preprocess.testing import SMALL_SIMULATION, write_small_detector
 
 KILLS = 5

@@ -6,8 +6,8 @@ from pydantic import ValidationError
 
 from larstore.errors import ConfigError
 from preprocess.detector import load_detector
-from preprocess.simulate import simulate
-from preprocess.simulate.config import SimulationConfig
+from preprocess.simulation import simulate
+from preprocess.simulation.config import SimulationConfig
 from preprocess.sources import TRUTH_PRODUCTS, open_source
 from preprocess.testing import SMALL_SIMULATION, make_inputs, small_detector
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from preprocess.simulate.config import SimulationConfig
-from preprocess.simulate.particles import MUON_MEV, Box, _muon, _shower, electrons, make_deposits, union
-from preprocess.simulate.transport import ELECTRON_MEV, range_steps, restricted_loss, transport
+from preprocess.simulation.config import SimulationConfig
+from preprocess.simulation.particles import MUON_MEV, Box, _muon, _shower, electrons, make_deposits, union
+from preprocess.simulation.transport import ELECTRON_MEV, range_steps, restricted_loss, transport
 
 CONFIG = SimulationConfig()
 BOX = Box(np.array([0.0, 0.0, 0.0]), np.array([3600.0, 6000.0, 2300.0]))

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from larstore.errors import ConfigError
-from preprocess.simulate import truth_of
-from preprocess.simulate.config import SimulationConfig
-from preprocess.simulate.response import Response, add_noise, keep_regions
+from preprocess.simulation import truth_of
+from preprocess.simulation.config import SimulationConfig
+from preprocess.simulation.response import Response, add_noise, keep_regions
 from preprocess.testing import small_detector
 
 QUIET = {"noise": (0.0, 0.0, 0.0)}

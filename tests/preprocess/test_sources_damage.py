@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from larstore.errors import InputError
-from preprocess.simulate.write import Frame, write_arrays, write_frames
+from preprocess.simulation.write import Frame, write_arrays, write_frames
 from preprocess.sources import open_source
 from preprocess.sources.members import parse_npy
 from preprocess.testing import small_detector

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from larstore.errors import ConfigError, InputError
-from preprocess.simulate.write import COMPRESSIONS, Frame, write_frames, write_members
+from preprocess.simulation.write import COMPRESSIONS, Frame, write_frames, write_members
 from preprocess.sources import open_source
 from preprocess.testing import small_detector
 

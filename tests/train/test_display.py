@@ -14,7 +14,7 @@ from larstore.testing import make_store
 from train.cloud import find_image, make_cloud
 from train.comparison import comparison_figure
 from train.display import view
-from train.evaluate import evaluate
+from train.evaluation import evaluate
 from train.report import Page
 
 

@@ -14,7 +14,7 @@ import larstore
 from larstore.errors import ConfigError, InputError
 from train.checkpoint import load_checkpoint, model_weights
 from train.config import make_config
-from train.fit import fit
+from train.fitting import fit
 from train.folder import RunFolder
 from train.module import ImageModule, TrainingError, one_cycle
 

@@ -6,9 +6,9 @@ import torch
 import larstore
 from train.checkpoint import load_checkpoint
 from train.config import make_config
-from train.fit import fit
+from train.fitting import fit
 from train.folder import RunFolder
-from train.infer import infer
+from train.inference import infer
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from larstore.errors import ConfigError, LarstoreError, StoreError
 from train import cli
 from train.checkpoint import load_checkpoint, model_weights, sha256
 from train.config import make_config
-from train.fit import fit
+from train.fitting import fit
 from train.folder import RunFolder
-from train.infer import infer
+from train.inference import infer
 
 pytestmark = pytest.mark.usefixtures("point_net")
 

@@ -7,8 +7,8 @@ import numpy.typing as npt
 
 from larstore.errors import ConfigError
 from preprocess.detector.model import Tpc
-from preprocess.simulate.config import SimulationConfig
-from preprocess.simulate.transport import ELECTRON_MEV, range_steps, transport
+from preprocess.simulation.config import SimulationConfig
+from preprocess.simulation.transport import ELECTRON_MEV, range_steps, transport
 
 MUON_MEV, PION_MEV = 105.6583755, 139.57039  # PDG
 MAX_DELTAS = 4096

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from larstore.errors import ConfigError
 from preprocess.detector.model import Tpc
-from preprocess.simulate.config import SimulationConfig
+from preprocess.simulation.config import SimulationConfig
 
 Floats = npt.NDArray[np.float64]
 Waveform = npt.NDArray[np.float32]

@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from larstore.errors import ConfigError
 from preprocess.detector.model import Detector, Tpc
-from preprocess.simulate.config import SimulationConfig
-from preprocess.simulate.particles import box_of, make_deposits, union
-from preprocess.simulate.response import Response
-from preprocess.simulate.write import Frame, write_arrays, write_frames
+from preprocess.simulation.config import SimulationConfig
+from preprocess.simulation.particles import box_of, make_deposits, union
+from preprocess.simulation.response import Response
+from preprocess.simulation.write import Frame, write_arrays, write_frames
 
 __all__ = ["SimulationConfig", "simulate", "simulate_event"]
 

@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 from preprocess.detector import load_detector
-from preprocess.simulate import SimulationConfig, simulate
+from preprocess.simulation import SimulationConfig, simulate
 
 
 def _one_file(
