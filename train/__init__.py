@@ -1,7 +1,11 @@
 """From a store to a trained network and back: streaming, sparse layers, models, training, inference, evaluation."""
 
+import os
 from importlib import import_module
 from typing import Any
+
+# Read when torch is loaded: waiting OpenMP threads of torch and of numba would take the cores from each other (10 ×).
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Loaded on first use: `larstore --help` must not import torch.
 _PUBLIC = {
