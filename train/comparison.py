@@ -71,7 +71,7 @@ def _points(
         "thickness": 12,
         "outlinewidth": 0,
         "tickvals": ticks,
-        "ticktext": [f"{10**t / 1000:.2g} k" for t in ticks],
+        "ticktext": [f"{10**t / 1000:.3g} k" for t in ticks],
     }
     marker = {
         "size": 2.2 if len(x) < 8000 else 1.6,
