@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from larstore.errors import ConfigError
 from train.sparse.layers import (
     AddTable,
     BatchNormReLU,
@@ -19,8 +20,13 @@ from train.sparse.layers import (
     NetworkInNetwork,
     OutputLayer,
     SubmanifoldConvolution,
+    Triple,
     triple,
 )
+
+
+def _is_count(number: object) -> bool:
+    return isinstance(number, int) and number > 0
 
 
 class _Blocks:
@@ -29,6 +35,9 @@ class _Blocks:
     def __init__(
         self, conv_kernel: int, downsample: Sequence[int], downsample_t: Sequence[int], momentum: float
     ) -> None:
+        for name, pair in {"downsample": downsample, "downsample_t": downsample_t}.items():
+            if not isinstance(pair, Sequence) or len(pair) != 2 or not all(_is_count(n) for n in pair):
+                raise ConfigError(f"model: {name} = {pair!r} is no filter and stride. Fix: two whole numbers above 0")
         self.conv_kernel, self.downsample, self.downsample_t = conv_kernel, downsample, downsample_t
         self.momentum = momentum
 
@@ -41,6 +50,16 @@ class _Blocks:
         """Filter and stride between a level and the next coarser one."""
         (size, stride), (size_t, stride_t) = self.downsample, ((1, 1) if is_2d else self.downsample_t)
         return [size_t, size, size], [stride_t, stride, stride]
+
+    def extent(self, wanted: Triple, n_levels: int, n_2d: int) -> Triple:
+        """The smallest extent from ``wanted`` on whose every level is covered by the windows of the next one."""
+        least, unit = [1, 1, 1], [1, 1, 1]
+        for level in reversed(range(n_levels - 1)):
+            for axis, (size, stride) in enumerate(zip(*self.resampling(level < n_2d), strict=True)):
+                least[axis] = (least[axis] - 1) * stride + size
+                unit[axis] *= stride
+        x, y, z = (a + max(0, -(-(n - a) // u)) * u for n, a, u in zip(wanted, least, unit, strict=True))
+        return x, y, z
 
     def norm(self, channels: int) -> BatchNormReLU:
         """Batch normalisation and ReLU."""
@@ -108,10 +127,21 @@ class SparseCellNet(nn.Module):
         momentum: float = 0.99,
     ) -> None:
         super().__init__()
+        for name, number in {"nChannels": nChannels, "nStrides": nStrides, "reps": reps}.items():
+            if not _is_count(number):
+                raise ConfigError(f"model: {name} = {number!r} makes no net. Fix: a whole number above 0")
         blocks = _Blocks(conv_kernel, downsample, downsample_t, momentum)
+        size = triple(spatial_size)
+        covered = blocks.extent(size, nStrides, n_2D)
+        if covered != size:
+            # Voxels beyond the last window, or levels without any, would be left out without a word.
+            raise ConfigError(
+                f"model: spatial_size = {list(size)} is not covered by the windows between its {nStrides} levels. "
+                f"Fix: {list(covered)}"
+            )
         self.sparseModel = nn.ModuleList(
             [
-                InputLayer(triple(spatial_size)),
+                InputLayer(size),
                 SubmanifoldConvolution(nInputFeatures, nChannels, blocks.kernel(n_2D > 0)),
                 blocks.level([nChannels * (k + 1) for k in range(nStrides)], n_2D, reps),
                 blocks.norm(nChannels),

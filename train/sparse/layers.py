@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from larstore.errors import ConfigError
 from train.sparse import native, rulebook
 from train.sparse.tensor import SparseTensor, sort_sites
 
@@ -16,9 +18,15 @@ Triple = tuple[int, int, int]
 
 
 def triple(value: int | Sequence[int]) -> Triple:
-    """A size along x, y, z from one number or three."""
-    x, y, z = (value,) * 3 if isinstance(value, int) else value
-    return int(x), int(y), int(z)
+    """A size along x, y, z from one number or three; ConfigError for anything else."""
+    sizes = (value,) * 3 if isinstance(value, int) else value
+    try:
+        x, y, z = (operator.index(size) for size in sizes)
+    except (TypeError, ValueError):
+        x = y = z = 0
+    if min(x, y, z) < 1:
+        raise ConfigError(f"model: {value!r} is no size along x, y, z. Fix: one whole number above 0, or three")
+    return x, y, z
 
 
 class InputLayer(nn.Module):
@@ -75,8 +83,7 @@ class Convolution(_Convolution):
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Apply the layer."""
         coarse, rules = rulebook.strided(x.sites, self.filter_size, self.stride)
-        coarse.rules["finer", self.filter_size, self.stride] = x.sites
-        return x.replace(native.convolve(x.features, self.weight, rules), coarse)
+        return x.below(native.convolve(x.features, self.weight, rules), coarse)
 
 
 class Deconvolution(Convolution):
@@ -84,9 +91,13 @@ class Deconvolution(Convolution):
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Apply the layer."""
-        fine = x.sites.rules["finer", self.filter_size, self.stride]
-        _, rules = rulebook.strided(fine, self.filter_size, self.stride)
-        return x.replace(native.convolve(x.features, self.weight, rules.transposed()), fine)
+        coarse, rules = rulebook.strided(x.finer[-1], self.filter_size, self.stride) if x.finer else (None, None)
+        if rules is None or coarse is not x.sites:
+            raise ConfigError(
+                f"deconvolution of filter {self.filter_size}, stride {self.stride}: no convolution of the same filter "
+                "and stride led to these sites. Fix: put one before it"
+            )
+        return x.above(native.convolve(x.features, self.weight, rules.transposed()))
 
 
 class NetworkInNetwork(nn.Module):

@@ -51,22 +51,44 @@ def encode(coords: npt.NDArray[np.int64], size: tuple[int, int, int], radius: in
 
 @dataclass
 class SparseTensor:
-    """Features (n, channels) on ``sites``; ``inverse`` (rows,) maps the caller's rows to sites."""
+    """Features on the sites of one level.
+
+    Attributes:
+        features: (n, channels), one row per site.
+        sites: where they are.
+        inverse: (rows,) site of each of the caller's rows.
+        finer: sites of the levels above this one, the nearest last. They are kept here because a level that knew its
+            finer one would close a cycle, and both would outlive the batch.
+    """
 
     features: torch.Tensor
     sites: Sites
     inverse: torch.Tensor
+    finer: tuple[Sites, ...] = ()
 
-    def replace(self, features: torch.Tensor, sites: Sites | None = None) -> SparseTensor:
-        """The same tensor with other features, and other sites if given."""
-        return SparseTensor(features, self.sites if sites is None else sites, self.inverse)
+    def replace(self, features: torch.Tensor) -> SparseTensor:
+        """Other features on the same sites."""
+        return SparseTensor(features, self.sites, self.inverse, self.finer)
+
+    def below(self, features: torch.Tensor, coarse: Sites) -> SparseTensor:
+        """Features on the sites of the next coarser level."""
+        return SparseTensor(features, coarse, self.inverse, (*self.finer, self.sites))
+
+    def above(self, features: torch.Tensor) -> SparseTensor:
+        """Features on the sites of the next finer level."""
+        return SparseTensor(features, self.finer[-1], self.inverse, self.finer[:-1])
 
 
 def sort_sites(coords: torch.Tensor, size: tuple[int, int, int]) -> tuple[Sites, torch.Tensor]:
-    """Unique, sorted sites of coords (rows, 4), and each row's site (rows,); InputError outside ``size``."""
+    """Unique, sorted sites of coords (rows, 4), and each row's site (rows,).
+
+    Raises InputError for coords that are not whole numbers, of another shape, or outside ``size``.
+    """
+    if coords.ndim != 2 or coords.shape[1] != 4 or coords.is_floating_point():
+        raise InputError(
+            f"coords have shape {list(coords.shape)} and type {coords.dtype}. Fix: give integers (n, 4): x, y, z, event"
+        )
     rows = coords.detach().cpu().numpy().astype(np.int64, copy=False)
-    if rows.ndim != 2 or rows.shape[1] != 4:
-        raise InputError(f"coords have shape {rows.shape}. Fix: give (n, 4): x, y, z, event")
     outside = ((rows[:, :3] < 0) | (rows[:, :3] >= np.asarray(size))).any(axis=1) | (rows[:, 3] < 0)
     if outside.any():
         first = rows[outside][0].tolist()
