@@ -1,5 +1,6 @@
 """Subcommands `simulate` and `preprocess`; whatever is heavy is imported when they run."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -113,5 +114,12 @@ def preprocess(
     if dry_run:
         print_plan(settings)
         return
-    if not run_with_progress(settings, break_lock):
+    try:
+        complete = run_with_progress(settings, break_lock)
+    except KeyboardInterrupt as interrupt:
+        print(
+            f"larstore: stopped. {settings.output} keeps what is committed; run it again for the rest", file=sys.stderr
+        )
+        raise typer.Exit(130) from interrupt
+    if not complete:
         raise typer.Exit(1)

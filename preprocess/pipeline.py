@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from larstore.errors import InputError
+from larstore.errors import ConfigError, InputError
 from larstore.records import ImageRecord, InputFile
 from preprocess.config import RunConfig
 from preprocess.detector import Detector, load_detector
@@ -36,15 +36,25 @@ class UnitResult:
 
 
 @lru_cache(maxsize=4)
-def cached_detector(name_or_path: str) -> Detector:
-    """A detector, loaded once a process."""
-    return load_detector(name_or_path)
+def cached_detector(name_or_path: str, geometry_hash: str) -> Detector:
+    """A detector, loaded once a process and geometry: a file that was edited since is read again.
+
+    Raises ConfigError if it is not of that geometry, as where a worker sees another file than the coordinator.
+    """
+    detector = load_detector(name_or_path)
+    found = detector.geometry().hash
+    if found != geometry_hash:
+        raise ConfigError(
+            f"{name_or_path}: has geometry {found[:12]} on this worker, the run has {geometry_hash[:12]}. Fix: give "
+            "all workers the same detector file, and don't edit it during a run"
+        )
+    return detector
 
 
 @lru_cache(maxsize=16)
-def cached_tiler(detector: str, tpc: int) -> Tiler:
-    """A tiler, with its pixel areas, made once a process."""
-    return Tiler(cached_detector(detector).tpc(tpc))
+def cached_tiler(detector: str, geometry_hash: str, tpc: int) -> Tiler:
+    """A tiler, with its pixel areas, made once a process and geometry."""
+    return Tiler(cached_detector(detector, geometry_hash).tpc(tpc))
 
 
 def input_file(path: str | Path, file: int, sample: str) -> InputFile:
@@ -58,9 +68,9 @@ def input_file(path: str | Path, file: int, sample: str) -> InputFile:
     return InputFile(str(path), file, size, digest.hexdigest(), sample)
 
 
-def process_unit(unit: Unit, config: RunConfig) -> UnitResult:
-    """Tile all events of a unit. Raises LarstoreError for an input that cannot be used."""
-    tiler = cached_tiler(config.detector, unit.tpc)
+def process_unit(unit: Unit, config: RunConfig, geometry_hash: str) -> UnitResult:
+    """Tile all events of a unit with the geometry of that hash. Raises LarstoreError for what cannot be used."""
+    tiler = cached_tiler(config.detector, geometry_hash, unit.tpc)
     source = open_source(unit.path)
     result = UnitResult()
     events = source.events(tiler.tpc, config.truth, config.scale, config.tag)

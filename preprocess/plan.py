@@ -62,8 +62,15 @@ def _is_read_out(path: Path, product: str) -> bool:
 def make_plan(config: RunConfig, detector: Detector, store: larstore.Store | None) -> Plan:
     """Find the inputs, number them, and keep what the store does not hold yet.
 
-    Raises ConfigError for two inputs with one key, and for an input that changed since it was tiled.
+    Raises ConfigError for a TPC that the detector lacks, for two inputs with one key, and for an input that changed
+    since it was tiled.
     """
+    unknown = set(config.tpcs or ()) - set(detector.tpcs)
+    if unknown:
+        raise ConfigError(
+            f"tpcs: {min(unknown)} is not a TPC of {config.detector}, which has {', '.join(map(str, detector.tpcs))}. "
+            "Fix: ask for one of these"
+        )
     plan = Plan()
     known = _known_inputs(store)
     owners = _owners(store)

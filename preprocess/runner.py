@@ -12,16 +12,17 @@ from distributed import Client, KilledWorker, as_completed
 
 import larstore
 from larstore.errors import LarstoreError, StoreError
+from larstore.geometry import Geometry
 from larstore.records import BlockSpec, Failure, Receipt
 from preprocess.config import RunConfig
-from preprocess.detector import load_detector
+from preprocess.detector import Detector, load_detector
 from preprocess.pipeline import process_unit
 from preprocess.plan import Plan, Unit, batches, make_plan
 
 log = logging.getLogger(__name__)
 
 COMMIT_SECONDS = 1.0  # receipts of so long share a commit
-DEATHS = 2  # of workers that held a task, before its unit is given up
+DEATHS = 2  # of workers that held a unit, before it is tried alone; one more, and it is given up
 TASKS_PER_WORKER = 4  # at least so many, so that the last one does not hold the run up
 PACKAGES = ("larstore", "numpy", "numba", "zarr", "dask")
 
@@ -60,13 +61,13 @@ class _Task:
     deaths: int = 0
 
 
-def work(path: str, spec: BlockSpec, units: tuple[Unit, ...], config: RunConfig) -> TaskResult:
+def work(path: str, spec: BlockSpec, units: tuple[Unit, ...], config: RunConfig, geometry_hash: str) -> TaskResult:
     """On a worker: tile the units and write their images into one block; a unit that fails does not stop the others."""
     images, inputs, failures = [], [], []
     lit, notes, seconds = 0, Counter[str](), Counter[str]()
     for unit in units:
         try:
-            result = process_unit(unit, config)
+            result = process_unit(unit, config, geometry_hash)
         except LarstoreError as error:
             failures.append(Failure(unit.file, unit.tpc, unit.path, str(error)))
             continue
@@ -84,25 +85,14 @@ def work(path: str, spec: BlockSpec, units: tuple[Unit, ...], config: RunConfig)
     return TaskResult(receipt, tuple(failures), 0, lit, notes, seconds)
 
 
-def open_output(config: RunConfig) -> larstore.Store:
-    """The store to write to, created if missing. StoreError if it is of another geometry or of other settings."""
-    detector = load_detector(config.detector)
-    geometry = detector.geometry()
+def open_output(config: RunConfig, geometry: Geometry | None = None) -> larstore.Store | None:
+    """The store to continue, None where there is none yet. StoreError if it is of another geometry or other settings.
+
+    ``geometry``: of the config's detector, if it is loaded already.
+    """
     if not config.output.exists():
-        planes = next(iter(detector.tpcs.values())).planes
-        larstore.create(
-            config.output,
-            geometry=geometry,
-            downsample=config.downsample,
-            provenance={
-                "versions": {name: version(name) for name in PACKAGES},
-                "config": config.model_dump(mode="json"),
-                "tiling": config.tiling(),
-            },
-            planes=[plane.name for plane in planes],
-            shard_rows=config.shard_rows,
-            chunk_rows=config.chunk_rows,
-        )
+        return None
+    geometry = geometry or load_detector(config.detector).geometry()
     store = larstore.open(config.output)
     held = store.attributes["provenance"].get("tiling", {})
     wanted: dict[str, Any] = config.tiling() | {
@@ -119,10 +109,27 @@ def open_output(config: RunConfig) -> larstore.Store:
     return store
 
 
+def _create_output(config: RunConfig, detector: Detector, geometry: Geometry) -> None:
+    planes = next(iter(detector.tpcs.values())).planes
+    larstore.create(
+        config.output,
+        geometry=geometry,
+        downsample=config.downsample,
+        provenance={
+            "versions": {name: version(name) for name in PACKAGES},
+            "config": config.model_dump(mode="json"),
+            "tiling": config.tiling(),
+        },
+        planes=[plane.name for plane in planes],
+        shard_rows=config.shard_rows,
+        chunk_rows=config.chunk_rows,
+    )
+
+
 def plan_run(config: RunConfig) -> Plan:
-    """What a run would do now; changes nothing."""
-    store = larstore.open(config.output) if config.output.exists() else None
-    return make_plan(config, load_detector(config.detector), store)
+    """What a run would do now; changes nothing, and refuses what a run would refuse."""
+    detector = load_detector(config.detector)
+    return make_plan(config, detector, open_output(config, detector.geometry()))
 
 
 def run(
@@ -142,12 +149,18 @@ def run(
     Failed units are in ``failures/`` of the store and in the summary; they do not stop the rest.
     """
     started = time.perf_counter()
-    plan = make_plan(config, load_detector(config.detector), open_output(config))
+    detector = load_detector(config.detector)
+    geometry = detector.geometry()
+    store = open_output(config, geometry)
+    plan = make_plan(config, detector, store)
+    if store is None:  # only now: wrong inputs leave no store behind
+        _create_output(config, detector, geometry)
+        store = larstore.open(config.output)
     with larstore.StoreWriter(config.output, break_lock=break_lock) as writer:
-        # Somebody else may have committed between the plan and the lock.
-        plan = make_plan(config, load_detector(config.detector), larstore.open(config.output))
+        if writer.attributes["commit"] != store.attributes["commit"]:  # somebody else's, before the lock was ours
+            plan = make_plan(config, detector, larstore.open(config.output))
         summary = Summary(units_before=plan.done)
-        coordinator = _Coordinator(config, client, writer, summary, len(plan.units), progress)
+        coordinator = _Coordinator(config, geometry.hash, client, writer, summary, len(plan.units), progress)
         coordinator.take(plan.failures)
         coordinator.drain(plan.units)
     summary.seconds["wall"] = time.perf_counter() - started  # type: ignore[assignment]
@@ -160,13 +173,15 @@ class _Coordinator:
     def __init__(
         self,
         config: RunConfig,
+        geometry_hash: str,
         client: Client,
         writer: larstore.StoreWriter,
         summary: Summary,
         n_units: int,
         progress: Callable[[Summary, int], None] | None,
     ) -> None:
-        self.config, self.client, self.writer, self.summary = config, client, writer, summary
+        self.config, self.geometry_hash, self.client = config, geometry_hash, client
+        self.writer, self.summary = writer, summary
         self.n_units, self.progress = n_units, progress
         self.receipts: list[Receipt] = []
         self.failures: list[Failure] = []
@@ -180,21 +195,31 @@ class _Coordinator:
         self.summary.units_failed += len(new)
 
     def drain(self, units: list[Unit]) -> None:
-        """Work until nothing is left, then commit the rest."""
+        """Work until nothing is left, then commit the rest.
+
+        A dying worker is blamed on every task it held, also on those that only waited there: whoever was there too
+        often is tried last and alone, so that no unit is given up for another one's fault.
+        """
         workers = max(1, len(self.client.scheduler_info(n_workers=-1)["workers"]))
         share = sum(unit.size for unit in units) // (workers * TASKS_PER_WORKER) + 1
         waiting = deque(_Task(batch) for batch in batches(units, min(self.config.task_bytes, share)))
+        suspects: deque[_Task] = deque()
         running: dict[Any, _Task] = {}
         results = as_completed()
-        while waiting or running:
+
+        def start(task: _Task) -> None:
+            future = self._submit(task)
+            running[future] = task
+            results.add(future)
+
+        while waiting or suspects or running:
             while waiting and len(running) < 2 * workers:
-                task = waiting.popleft()
-                future = self._submit(task)
-                running[future] = task
-                results.add(future)
+                start(waiting.popleft())
+            if not running:
+                start(suspects.popleft())
             future = next(results)
-            task = running.pop(future)
-            waiting.extendleft(self._settle(future, task))
+            for task in self._settle(future, running.pop(future)):
+                (waiting if task.deaths < DEATHS else suspects).appendleft(task)
             future.release()
             if time.monotonic() - self.last_commit >= COMMIT_SECONDS:
                 self.commit()
@@ -208,9 +233,11 @@ class _Coordinator:
             spec,
             task.units,
             self.config,
+            self.geometry_hash,
             pure=False,
             retries=0,
-            key=f"unit-{spec.first_shard}",
+            # The token tells apart runs that share a client.
+            key=f"unit-{spec.token}-{spec.first_shard}",
         )
 
     def _settle(self, future: Any, task: _Task) -> list[_Task]:
@@ -220,11 +247,12 @@ class _Coordinator:
             return self._accept(future.result(), task)
         if isinstance(error, KilledWorker):
             log.warning("a worker died while it held %s", ", ".join(u.path for u in task.units))
-            if len(task.units) > 1:  # find out which one it was
-                return [_Task((unit,), task.n_shards, 0) for unit in task.units]
-            if task.deaths + 1 < DEATHS:
-                return [_Task(task.units, task.n_shards, task.deaths + 1)]
-            message = f"{task.units[0].path}: killed its worker {DEATHS} times. Fix: give workers more memory"
+            if len(task.units) > 1 or task.deaths < DEATHS:  # single units, to find out which one it was
+                return [_Task((unit,), task.n_shards, task.deaths + 1) for unit in task.units]
+            message = (
+                f"{task.units[0].path}: its worker died {task.deaths + 1} times, at last with nothing else to do. "
+                "Fix: give workers more memory (fewer --workers), or leave the file out"
+            )
         elif len(task.units) > 1:
             return [_Task((unit,), task.n_shards, task.deaths) for unit in task.units]
         else:

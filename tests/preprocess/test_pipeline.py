@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import larstore
-from larstore.errors import InputError
+from larstore.errors import ConfigError, InputError
 from preprocess.cluster import make_cluster
 from preprocess.config import RunConfig
+from preprocess.detector import load_detector
 from preprocess.pipeline import process_unit
 from preprocess.plan import Unit
 from preprocess.runner import run
@@ -52,24 +53,37 @@ def check_images(images, name: str) -> None:
         np.testing.assert_allclose(image.truth, truth, rtol=1e-6)
 
 
+@pytest.fixture(scope="module")
+def geometry_hash() -> str:
+    return load_detector("protodune-sp-2021").geometry().hash
+
+
 @pytest.mark.parametrize("name", FILES)
-def test_a_unit_equals_the_research_code(name, tmp_path):
+def test_a_unit_equals_the_research_code(name, tmp_path, geometry_hash):
     file, tpc = FILES[name]
     unit = Unit(str(GOLDEN / name), file, tpc, 1)
-    result = process_unit(unit, golden_config(tmp_path / "none.zarr"))
+    result = process_unit(unit, golden_config(tmp_path / "none.zarr"), geometry_hash)
     check_images(result.images, f"batch0-{name.replace('_wire-', '_xy-')}")
     assert {image.key[0] for image in result.images} == {file}
     assert result.inputs[0].size == (GOLDEN / name).stat().st_size
     assert result.lit_samples > 0
 
 
-def test_truth_that_is_asked_for_must_be_there(tmp_path):
+def test_truth_that_is_asked_for_must_be_there(tmp_path, geometry_hash):
     name = "reco_singleMu_101_wire-TPC1.npz"
     unit = Unit(str(GOLDEN / name), 101, 1, 1)
     with pytest.raises(InputError, match=r"reco_singleMu_101_wire-TPC1\.npz: no truth file \(energy\)"):
-        process_unit(unit, golden_config(tmp_path / "none.zarr", truth=("energy",)))
-    without = process_unit(unit, golden_config(tmp_path / "none.zarr", truth=None))
+        process_unit(unit, golden_config(tmp_path / "none.zarr", truth=("energy",)), geometry_hash)
+    without = process_unit(unit, golden_config(tmp_path / "none.zarr", truth=None), geometry_hash)
     assert all(image.truth is None for image in without.images)
+
+
+def test_a_worker_that_sees_another_detector_refuses(tmp_path):
+    unit = Unit(str(GOLDEN / "reco_singleMu_101_wire-TPC1.npz"), 101, 1, 1)
+    with pytest.raises(
+        ConfigError, match=r"protodune-sp-2021: has geometry [0-9a-f]{12} on this worker, the run has 0"
+    ):
+        process_unit(unit, golden_config(tmp_path / "none.zarr"), "0" * 64)
 
 
 def test_a_run_equals_the_research_code_and_a_second_one_does_nothing(tmp_path):

@@ -42,6 +42,8 @@ def test_a_folder_gives_its_read_out_files_and_their_numbers(tmp_path, detector)
     assert [(unit.file, unit.tpc) for unit in only.units] == [(12, 2)]
     none = make_plan(config(tmp_path, tmp_path, tpcs=(5,)), detector, None)
     assert not none.units
+    with pytest.raises(ConfigError, match="tpcs: 77 is not a TPC of protodune-sp-2021, which has 0, 1, 2, 3"):
+        make_plan(config(tmp_path, tmp_path, tpcs=(1, 77)), detector, None)
 
 
 def test_a_file_pattern_numbers_files(tmp_path, detector):

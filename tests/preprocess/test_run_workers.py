@@ -1,0 +1,126 @@
+"""Workers that die, stumble or remember too much: no unit is lost, or given up, for another one's fault."""
+
+import copy
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from distributed import Client, LocalCluster
+
+import larstore
+from preprocess.cluster import make_cluster
+from preprocess.config import RunConfig
+from preprocess.runner import run
+from preprocess.testing import SMALL_DETECTOR, make_inputs, small_detector, write_small_detector
+
+FILES = 8
+
+
+def make_config(tmp_path: Path, **options) -> RunConfig:
+    """A run over small read-outs, lit in a few places."""
+    rng = np.random.default_rng(0)
+    for file in range(FILES):
+        waveform = np.zeros((64, 2560), np.float32)
+        waveform[rng.integers(0, 64, 400), rng.integers(0, 2560, 400)] = rng.uniform(0.1, 5, 400)
+        np.savez(tmp_path / f"a_{file}_wire-TPC1.npz", waveform)
+    settings = {"task_bytes": 1, "min_live_planes": 1, "truth": None} | options
+    return RunConfig(inputs=(str(tmp_path),), output=tmp_path / "run.zarr", detector="protodune-sp-2021", **settings)
+
+
+def fault(name: str, what: str) -> Callable[[], None]:
+    """For every worker, also restarted ones: the unit of a file ``name`` kills its process, or raises.
+
+    Nested, so that it travels by value: workers cannot import a test.
+    """
+
+    def install() -> None:
+        import preprocess.runner
+
+        unpatched = preprocess.runner.process_unit
+
+        def patched(unit, *arguments):
+            time.sleep(0.2)  # so that other units wait on the same worker
+            if name in unit.path and what == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if name in unit.path and what == "raise":
+                raise ZeroDivisionError("planted\nfault")
+            return unpatched(unit, *arguments)
+
+        preprocess.runner.process_unit = patched
+
+    return install
+
+
+@pytest.mark.parametrize("task_bytes", [1, 10**9], ids=["alone", "batched"])
+def test_a_unit_that_kills_its_workers_is_given_up_alone(tmp_path, task_bytes):
+    config = make_config(tmp_path, task_bytes=task_bytes)
+    with make_cluster("local", 2) as client:
+        client.register_worker_callbacks(fault("a_5_", "kill"))
+        summary = run(config, client)
+    assert [failure.file for failure in summary.failures] == [5]
+    assert "its worker died 3 times" in summary.failures[0].error
+    store = larstore.open(config.output)
+    assert {key[0] for key in store.index.index} == set(range(FILES)) - {5}
+    assert list(store.failures["file"]) == [5]
+    assert larstore.verify(config.output).ok
+
+
+def test_a_bug_in_one_unit_is_a_failure_with_its_type(tmp_path, caplog):
+    config = make_config(tmp_path, task_bytes=10**9)
+    with make_cluster("local", 1) as client:
+        client.register_worker_callbacks(fault("a_3_", "raise"))
+        summary = run(config, client)
+    assert summary.units_done == FILES - 1
+    assert [failure.error for failure in summary.failures] == [
+        f"{tmp_path / 'a_3_wire-TPC1.npz'}: ZeroDivisionError: planted fault"
+    ]
+    assert "Traceback" in caplog.text
+    with make_cluster("local", 1) as client:
+        again = run(config, client)
+    assert (again.units_done, again.units_before, again.units_failed) == (1, FILES - 1, 0)
+
+
+def test_a_cluster_with_dasks_own_settings_loses_nothing(tmp_path):
+    """There dask itself gives a dead worker's tasks to another one, with the block that they had."""
+    config = make_config(tmp_path)
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster) as client,
+    ):
+        client.register_worker_callbacks(fault("none", "slow"))
+        victim = next(iter(client.run(os.getpid).values()))
+
+        def kill() -> None:
+            while not (config.output / "voxels" / "coords" / "c").is_dir():
+                time.sleep(0.01)
+            os.kill(victim, signal.SIGKILL)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        run(config, client)
+        killer.join()
+        run(config, client)  # the second execution of a written block may have been refused
+    assert {key[0] for key in larstore.open(config.output).index.index} == set(range(FILES))
+    assert larstore.verify(config.output).ok
+
+
+def test_a_detector_file_that_was_edited_is_read_again_by_old_workers(tmp_path):
+    path = write_small_detector(tmp_path)
+    make_inputs(tmp_path / "raw", small_detector(tmp_path), n_files=1)
+    settings = {"inputs": (str(tmp_path / "raw"),), "detector": str(path), "threshold": 500.0}
+    with make_cluster("local", 1) as client:
+        run(RunConfig(output=tmp_path / "before.zarr", **settings), client)
+        edited = copy.deepcopy(SMALL_DETECTOR)
+        edited["lattice"]["faces"][0]["planes"][2]["offset_mm"] += 0.9
+        path.write_text(yaml.safe_dump(edited, sort_keys=False))
+        run(RunConfig(output=tmp_path / "old_workers.zarr", **settings), client)
+    with make_cluster("local", 1) as client:
+        run(RunConfig(output=tmp_path / "new_workers.zarr", **settings), client)
+    assert larstore.diff(tmp_path / "before.zarr", tmp_path / "new_workers.zarr")
+    assert larstore.diff(tmp_path / "old_workers.zarr", tmp_path / "new_workers.zarr") == []
