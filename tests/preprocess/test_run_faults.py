@@ -157,26 +157,3 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(tmp_path):
     assert done.returncode == 0
     assert "31" in done.stdout
     assert not (tmp_path / "run.zarr").exists()
-
-
-def test_ctrl_c_keeps_what_is_committed(tmp_path):
-    for i in range(12):
-        write_npz(tmp_path / f"a_{i}_wire-TPC1.npz", i, events=4)
-    output = tmp_path / "run.zarr"
-    command = ["preprocess", tmp_path, "-o", output, "--detector", DETECTOR, "--workers", "1", "--set", "task_bytes=1"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "larstore.cli", *map(str, command)],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    while not (output / "voxels" / "coords" / "c").is_dir() and process.poll() is None:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert "Traceback" not in errors
-    assert larstore.verify(output).ok
-    again = larstore_command(*command)
-    assert again.returncode == 0, again.stderr
-    assert len(larstore.open(output)) == 48
