@@ -38,9 +38,13 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def run_with_progress(config: RunConfig, break_lock: bool) -> bool:
     """Run on a local cluster with a bar, print the summary; whether all units are done. SIGTERM ends it like Ctrl-C."""
     from preprocess.cluster import make_cluster
+    from preprocess.detector import load_detector
+    from preprocess.plan import find_inputs
     from preprocess.runner import open_output
 
-    open_output(config)  # a wrong output is refused before a cluster is started
+    # A wrong detector, input or output is said in one line, before a cluster is started.
+    open_output(config, load_detector(config.detector).geometry())
+    find_inputs(config)
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         with make_cluster("local", config.workers) as client, bar("tiling", 0, "units") as advance:

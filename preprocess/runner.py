@@ -160,7 +160,9 @@ def run(
         if writer.attributes["commit"] != store.attributes["commit"]:  # somebody else's, before the lock was ours
             plan = make_plan(config, detector, larstore.open(config.output))
         summary = Summary(units_before=plan.done)
-        coordinator = _Coordinator(config, geometry.hash, client, writer, summary, len(plan.units), progress)
+        coordinator = _Coordinator(
+            config, geometry.hash, client, writer, summary, len(plan.units) + len(plan.failures), progress
+        )
         coordinator.take(plan.failures)
         coordinator.drain(plan.units)
     summary.seconds["wall"] = time.perf_counter() - started  # type: ignore[assignment]

@@ -111,11 +111,21 @@ def test_files_that_nobody_here_made(trained, tmp_path, name):
 @pytest.mark.slow
 @pytest.mark.skipif(DATA is None, reason="LARSTORE_TEST_DATA is not set")
 def test_a_frame_that_does_not_fit_the_detector(tmp_path):
-    frame, store = f"{DATA}/frames/pdvd_protodune-sp-frames-anode1.tar.bz2", tmp_path / "run.zarr"
-    command = [sys.executable, "-m", "larstore.cli", "preprocess", frame, "-o", str(store), "--truth", "none"]
+    frame, store = "pdvd_protodune-sp-frames-anode1.tar.bz2", tmp_path / "run.zarr"
+    command = [
+        sys.executable,
+        "-m",
+        "larstore.cli",
+        "preprocess",
+        f"{DATA}/frames/{frame}",
+        "-o",
+        str(store),
+        "--truth",
+        "none",
+    ]
     done = subprocess.run([*command, "--detector", "protodune-sp"], capture_output=True, text=True, timeout=250)
     assert done.returncode == 1
     message = f"{frame}: channels 476 … 3071 are not those of one anode of protodune-sp. Fix: choose its detector"
     assert message in done.stderr
     (error,) = larstore.open(store).failures["error"]
-    assert error.startswith(message)
+    assert message in error
