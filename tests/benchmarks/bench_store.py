@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 import larstore
-from larstore.shards import ShardReader
+from larstore.shards import MISSING, decode_chunk, decode_index, pool
 from larstore.testing import make_store
 from tests.benchmarks.side_by_side import machine_line, print_table, side_by_side
 
@@ -25,13 +25,17 @@ def main() -> None:
         for number, image in enumerate(part):
             np.savez_compressed(Path(folder) / f"{number}.npz", a=image.coords, b=image.charge, c=image.truth)
 
+        layouts = [larstore.open(path).reader(name).layout for name in ARRAYS]
+
         def bare() -> None:
-            store = larstore.open(path)
-            for name in ARRAYS:
-                reader: ShardReader = store.reader(name)
-                for shard in range(-(-reader.layout.rows // reader.layout.shard_rows)):
-                    first = shard * reader.layout.shard_rows
-                    reader.read(first, min(first + reader.layout.shard_rows, reader.layout.rows))
+            for layout in layouts:
+                for file in sorted((path / layout.path / "c").rglob("0" if layout.width else "*")):
+                    if file.is_file():
+                        data = file.read_bytes()
+                        body = len(data) - layout.index_bytes
+                        index = decode_index(layout, data[body:], body)
+                        blobs = [data[o : o + n] for o, n in index.tolist() if o != MISSING]
+                        list(pool().map(lambda blob, layout=layout: decode_chunk(layout, blob), blobs))
 
         def epoch() -> None:
             selection = larstore.open(path).select()
