@@ -105,9 +105,9 @@ def preprocess(
         "sample": sample,
         "workers": workers,
     }
-    for name, value, hint in (("INPUT…", inputs, ""), ("-o", output, ""), ("--detector", detector, "")):
+    for name, value in (("INPUT…", inputs), ("-o", output), ("--detector", detector)):
         if not value and config is None:
-            raise typer.BadParameter("is needed, here or in --config", param_hint=name + hint)
+            raise typer.BadParameter("is needed, here or in --config", param_hint=name)
     settings = load_run_config(config, options, overrides)
     if cluster != "local":
         raise ConfigError(f"--cluster {cluster}: unknown. Fix: 'local' is the only kind of this version")
