@@ -1,13 +1,14 @@
 """Settings of a pre-processing run: which inputs, how they are tiled, and how the work is cut."""
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from larstore.format import CHUNK_ROWS, SHARD_ROWS
 from larstore.settings import apply_overrides, check, read_yaml
 from preprocess.sources.names import TRUTH_PRODUCTS
+from preprocess.sources.options import MissingChannels, Orientation, ReadOptions
 
 PositiveInt = Annotated[int, Field(ge=1)]
 
@@ -29,8 +30,7 @@ class RunConfig(BaseModel):
         downsample: ticks, y pixels and z pixels of a voxel.
         threshold: electrons a tick above which a sample is lit.
         min_live_planes: planes that a real signal must light; bad channels stand in for the others.
-        scale: factor from the file's values to electrons; None = the format's own.
-        tag: tag of the frames to read, where a file holds several.
+        scale, sign, tick_us, orientation, tag, missing_channels: how files are read, see ``ReadOptions``.
         shard_rows, chunk_rows: layout of a new store (see the format page).
         task_bytes: small units are put together up to so many input bytes a task.
         workers: worker processes of the local cluster.
@@ -52,7 +52,11 @@ class RunConfig(BaseModel):
     threshold: float = 1.0
     min_live_planes: PositiveInt = 2
     scale: float | None = None
+    sign: Literal[1, -1] = 1
+    tick_us: Annotated[float | None, Field(gt=0)] = None
+    orientation: Orientation = "auto"
     tag: str | None = None
+    missing_channels: MissingChannels = "refuse"
     shard_rows: PositiveInt = SHARD_ROWS
     chunk_rows: PositiveInt = CHUNK_ROWS
     task_bytes: PositiveInt = 16_000_000
@@ -76,10 +80,15 @@ class RunConfig(BaseModel):
             raise ValueError(f"files {self.files[0]}:{self.files[1]} is empty; write first:last, both inclusive")
         return self
 
+    @property
+    def reading(self) -> ReadOptions:
+        """How files are read."""
+        return ReadOptions(**self.model_dump(include=set(ReadOptions.model_fields)))
+
     def tiling(self) -> dict[str, Any]:
         """What changes the voxels: all images of a store share these settings."""
-        keys = ("threshold", "min_live_planes", "scale", "tag", "truth")
-        return self.model_dump(mode="json", include=set(keys))
+        keys = {"threshold", "min_live_planes", *ReadOptions.model_fields}
+        return self.model_dump(mode="json", include=keys)
 
 
 def load_run_config(path: str | Path | None, options: dict[str, Any], overrides: list[str] | None = None) -> RunConfig:

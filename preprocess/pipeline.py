@@ -73,7 +73,7 @@ def process_unit(unit: Unit, config: RunConfig, geometry_hash: str) -> UnitResul
     tiler = cached_tiler(config.detector, geometry_hash, unit.tpc)
     source = open_source(unit.path)
     result = UnitResult()
-    events = source.events(tiler.tpc, config.truth, config.scale, config.tag)
+    events = source.read(tiler.tpc, config.reading)
     for event in _timed(events, result.seconds):
         if event.truth is None and config.truth and "no truth file" in event.notes and _truth_is_asked_for(config):
             raise InputError(

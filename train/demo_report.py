@@ -10,11 +10,11 @@ import plotly.graph_objects as go
 import yaml
 
 import larstore
+from larstore.report import Page
 from train.cloud import find_image, make_cloud
 from train.comparison import SAME_VIEW, comparison_figure
 from train.demo_settings import PREDICTION
 from train.pages import add_kept, add_methods, fixed, headline, histogram_figure, layout
-from train.report import Page
 from train.runtime import versions
 
 if TYPE_CHECKING:

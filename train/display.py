@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 import larstore
+from larstore.report import document, plotly_script, write_page
 from train.cloud import Cloud, find_image, make_cloud
 from train.display_script import BODY, SCRIPT, STYLE
-from train.report import document, plotly_script, write_page
 from train.scene import SCALES, scene
 
 NOTHING = "#d9dee4"  # a voxel without truth or score

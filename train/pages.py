@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from train.report import Page
+from larstore.report import Page
 
 COLOURS = {"network": "#1f5fa8", "no_cut": "#8a96a3", "plane_agreement": "#d1701f", "smallest_charge": "#2b8a5a"}
 GHOST_COLOUR, TRUE_COLOUR, ALL_COLOUR = "#c2c9d1", "#1f5fa8", "#5d6b7a"

@@ -1,39 +1,45 @@
-"""Readers of wire read-outs: Wire-Cell frame archives and "parsed" npz files."""
+"""Readers of wire read-outs and of deposits; the format is recognised by a file's content."""
 
 from pathlib import Path
 
-from larstore.errors import InputError
 from preprocess.sources.base import Event, Source
-from preprocess.sources.members import is_zip, zip_names
-from preprocess.sources.names import ARCHIVE_SUFFIXES, TRUTH_PRODUCTS
-from preprocess.sources.parsed import ParsedSource
-from preprocess.sources.wirecell import MEMBER, WireCellSource
+from preprocess.sources.depos import DepoEvent, DepoSource
+from preprocess.sources.names import TRUTH_PRODUCTS
+from preprocess.sources.options import ReadOptions
+from preprocess.sources.registry import find_reader, readers
 
-__all__ = ["TRUTH_PRODUCTS", "Event", "Source", "open_source"]
+__all__ = [
+    "TRUTH_PRODUCTS",
+    "DepoEvent",
+    "DepoSource",
+    "Event",
+    "ReadOptions",
+    "Source",
+    "open_depos",
+    "open_source",
+    "readers",
+]
 
 
 def open_source(path: str | Path) -> Source:
-    """The reader that fits a file: by its first bytes, an npz also by the names of its arrays.
+    """The reader that fits a file of wire read-outs.
 
     Raises:
-        InputError: no such file, or a format that no reader knows.
+        InputError: no such file, or a format that no reader of read-outs knows.
     """
     place = Path(path)
-    if place.is_dir():
-        raise InputError(f"{place}: is a folder. Fix: give the files in it.")
-    if not is_zip(place):
-        if not place.name.endswith(ARCHIVE_SUFFIXES):
-            raise InputError(
-                f"{place}: is of no known format. "
-                "Fix: give a Wire-Cell frame archive (.tar, .tar.gz, .tar.bz2, .npz) or a parsed .npz."
-            )
-        return WireCellSource(place)
-    names = zip_names(place)
-    if any(MEMBER.fullmatch(name) for name in names):
-        return WireCellSource(place)
-    if any(name.startswith("arr_") for name in names):
-        return ParsedSource(place)
-    raise InputError(
-        f"{place}: holds {', '.join(names[:5]) or 'no arrays'}. "
-        "Fix: give a Wire-Cell frame archive (frame_<tag>_<ident> …) or a parsed npz (arr_0 …)."
-    )
+    source = find_reader(place, "frames").open(place)
+    assert isinstance(source, Source)
+    return source
+
+
+def open_depos(path: str | Path) -> DepoSource:
+    """The reader that fits a file of deposits.
+
+    Raises:
+        InputError: no such file, or a format that no reader of deposits knows.
+    """
+    place = Path(path)
+    source = find_reader(place, "depos").open(place)
+    assert isinstance(source, DepoSource)
+    return source

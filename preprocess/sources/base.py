@@ -4,13 +4,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from larstore.errors import ConfigError, InputError
+from larstore.settings import check
 from preprocess.detector.model import Detector, Tpc
 from preprocess.sources.names import file_number, truth_path
+from preprocess.sources.options import ReadOptions
 
 
 @dataclass
@@ -24,6 +27,8 @@ class Event:
         bad: (n, 3) int32 rows [column, first tick, end tick): channels that are dead for these ticks.
         truth: (m, 4) float64 rows tick, y pixel, z pixel (full resolution, floats are rounded down), electrons;
             None where the input has no truth.
+        truth_columns: more about each truth point, as far as the input knows it: (m,) ``collected`` (electrons that
+            survive the drift), ``pdg``, ``track``.
         run, subrun, event_id: numbers of the frame, -1 where unknown.
         notes: things the reader left out, with a count each (mask rows of channels outside this frame, …).
     """
@@ -33,6 +38,7 @@ class Event:
     first_tick: int = 0
     bad: npt.NDArray[np.int32] = field(default_factory=lambda: np.empty((0, 3), np.int32))
     truth: npt.NDArray[np.float64] | None = None
+    truth_columns: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
     run: int = -1
     subrun: int = -1
     event_id: int = -1
@@ -59,20 +65,18 @@ class Source(ABC):
         """Offline numbers of the TPCs that the file's channels belong to; the name restricts them."""
 
     @abstractmethod
-    def events(
-        self, tpc: Tpc, truth: Sequence[str] | None = None, scale: float | None = None, tag: str | None = None
-    ) -> Iterator[Event]:
-        """Events in the order of the file, one in memory at a time.
-
-        Args:
-            tpc: the TPC whose columns the waveforms get.
-            truth: products to look for beside the file; the first one that exists is read. None: no truth.
-            scale: factor from the file's unit to electrons; None: the format's own.
-            tag: frames of which tag, for files that hold several.
+    def read(self, tpc: Tpc, options: ReadOptions) -> Iterator[Event]:
+        """Events in the order of the file, one in memory at a time; waveforms get the columns of ``tpc``.
 
         Raises:
-            InputError: a damaged file, or one that does not fit the TPC. Events before the damage have been yielded.
+            InputError: a damaged file, or one that does not fit the TPC or the options. Events before the damage have
+                been yielded.
+            ConfigError: an option out of range.
         """
+
+    def events(self, tpc: Tpc, truth: Sequence[str] | None = None, **options: Any) -> Iterator[Event]:
+        """``read`` with the options by name, see ``ReadOptions``."""
+        return self.read(tpc, check(ReadOptions, {"truth": truth, **options}, "options"))
 
     def file_number(self, pattern: str | None = None) -> int | None:
         """The number in the file's name: of ``pattern``'s first group, by default before ``_<product>-TPC<n>``."""
@@ -100,9 +104,9 @@ def check_waveform(path: Path, event: int, waveform: npt.NDArray[np.float32]) ->
         )
 
 
-def check_scale(scale: float | None, default: float) -> float:
-    """The scale to use; ConfigError unless it is a finite number other than 0."""
-    value = default if scale is None else float(scale)
-    if not np.isfinite(value) or value == 0:
+def factor_of(options: ReadOptions, default: float) -> float:
+    """Factor from the file's values to electrons, with its sign; ConfigError for 0."""
+    value = default if options.scale is None else options.scale
+    if value == 0:
         raise ConfigError(f"scale = {value}. Fix: give the factor from the file's unit to electrons, as in 1000.")
-    return value
+    return value * options.sign

@@ -24,6 +24,7 @@ BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFE
 # What tarfile takes for the end of an archive besides the end block.
 NO_HEADER = (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError, tarfile.EmptyHeaderError)  # type: ignore[attr-defined]
 ZIP_MAGIC = b"PK"
+HEAD = 262  # up to the magic of a tar header
 LARGEST_HEADER = 65_536
 DRAIN = 1 << 20
 
@@ -41,7 +42,7 @@ class _StrictTarInfo(tarfile.TarInfo):
 
 def is_zip(path: Path) -> bool:
     """Whether the file starts like a zip archive; InputError where it cannot be read."""
-    return _magic(path).startswith(ZIP_MAGIC)
+    return magic(path).startswith(ZIP_MAGIC)
 
 
 def member_names(path: Path) -> list[str]:
@@ -74,10 +75,11 @@ def read_zip(path: Path, name: str) -> Array:
     raise InputError(f"{path}: has no array {name}. Fix: write it again, one array for every event.")
 
 
-def _magic(path: Path) -> bytes:
+def magic(path: Path) -> bytes:
+    """The first bytes of a file; InputError where it cannot be read."""
     try:
         with path.open("rb") as stream:
-            return stream.read(6)
+            return stream.read(HEAD)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file. Fix: check the path.") from error
     except OSError as error:
@@ -95,7 +97,7 @@ def _damaged(path: Path, error: BaseException, name: str = "") -> InputError:
 
 
 def _open_zip(path: Path) -> zipfile.ZipFile:
-    _magic(path)
+    magic(path)
     try:
         return zipfile.ZipFile(path)
     except BROKEN as error:
@@ -119,12 +121,12 @@ def _zip_members(path: Path) -> Iterator[tuple[str, Callable[[], Array]]]:
 
 def _decompressed(path: Path) -> IO[bytes]:
     # tarfile's own streams do not check gzip's CRC.
-    magic = _magic(path)
-    if magic.startswith(b"\x1f\x8b"):
+    head = magic(path)
+    if head.startswith(b"\x1f\x8b"):
         return gzip.open(path, "rb")  # type: ignore[return-value]
-    if magic.startswith(b"BZh"):
+    if head.startswith(b"BZh"):
         return bz2.open(path, "rb")
-    if magic.startswith(b"\xfd7zXZ"):
+    if head.startswith(b"\xfd7zXZ"):
         return lzma.open(path, "rb")
     return path.open("rb")
 

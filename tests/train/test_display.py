@@ -10,12 +10,12 @@ import pytest
 
 import larstore
 from larstore.errors import StoreError
+from larstore.report import Page
 from larstore.testing import make_store
 from train.cloud import find_image, make_cloud
 from train.comparison import comparison_figure
 from train.display import view
 from train.evaluation import evaluate
-from train.report import Page
 
 
 class References(HTMLParser):

@@ -1,15 +1,17 @@
 """Reader for the research code's "parsed" npz files: ``<head>_<product>-TPC<n>.npz``, one array for every event."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
 from larstore.errors import InputError
 from preprocess.detector.model import Detector, Tpc
-from preprocess.sources.base import Event, Source, check_scale, check_waveform
+from preprocess.sources.base import Event, Source, check_waveform, factor_of
 from preprocess.sources.members import read_zip, zip_names
 from preprocess.sources.names import parse_name
+from preprocess.sources.options import ReadOptions
+from preprocess.sources.registry import Probe, Reader
 from preprocess.sources.truth import TruthFile
 
 ELECTRONS_PER_UNIT = 1000.0  # the parser writes recob::Wire values: electrons × 0.001
@@ -41,17 +43,15 @@ class ParsedSource(Source):
             )
         return [name.tpc]
 
-    def events(
-        self, tpc: Tpc, truth: Sequence[str] | None = None, scale: float | None = None, tag: str | None = None
-    ) -> Iterator[Event]:
-        """See ``Source.events``; the scale is 1000 by default, and there are no tags."""
-        factor = np.float32(check_scale(scale, ELECTRONS_PER_UNIT))
-        if tag is not None:
-            raise InputError(f"{self.path}: parsed npz files have no tags (got {tag!r}). Fix: leave the tag out.")
+    def read(self, tpc: Tpc, options: ReadOptions) -> Iterator[Event]:
+        """See ``Source.read``; the scale is 1000 by default, and there are no tags."""
+        factor = np.float32(factor_of(options, ELECTRONS_PER_UNIT))
+        if options.tag is not None:
+            raise InputError(f"{self.path}: parsed npz files have no tags (got {options.tag!r}). Fix: leave it out.")
         name = parse_name(self.path)
         if name is not None and name.tpc != tpc.number:
             raise InputError(f"{self.path}: is of TPC {name.tpc}, not {tpc.number}. Fix: ask for TPC {name.tpc}.")
-        truth_file = TruthFile(self.path, tpc.number, truth)
+        truth_file = TruthFile(self.path, tpc.number, options.truth)
         for event in range(self.n_events):
             values = read_zip(self.path, f"arr_{event}")
             if values.ndim != 2 or values.shape[1] != len(tpc.channels):
@@ -63,3 +63,12 @@ class ParsedSource(Source):
                 waveform = np.ascontiguousarray(np.asarray(values, np.float32) * factor)
             check_waveform(self.path, event, waveform)
             yield Event(event, waveform, truth=truth_file.read(event), notes=truth_file.notes())
+
+
+def _recognises(probe: Probe) -> bool:
+    return probe.container == "zip" and any(name.startswith("arr_") for name in probe.names)
+
+
+READER = Reader(
+    "parsed", "frames", "parsed npz (arr_0, arr_1 …, (ticks, channels) each)", (".npz",), _recognises, ParsedSource
+)

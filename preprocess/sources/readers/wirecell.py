@@ -1,7 +1,7 @@
 """Reader for Wire-Cell frame archives (``FrameFileSink``): tar, tar.gz, tar.bz2 or npz with the same member names."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,9 +9,11 @@ import numpy.typing as npt
 
 from larstore.errors import InputError
 from preprocess.detector.model import Detector, Tpc
-from preprocess.sources.base import Event, Source, check_scale, check_waveform
+from preprocess.sources.base import Event, Source, check_waveform, factor_of
 from preprocess.sources.members import Array, member_names, members
-from preprocess.sources.names import parse_name
+from preprocess.sources.names import ARCHIVE_SUFFIXES, parse_name
+from preprocess.sources.options import ReadOptions
+from preprocess.sources.registry import Probe, Reader
 from preprocess.sources.truth import TruthFile
 
 # Tags may hold "_": the ident is split off from the right.
@@ -70,16 +72,14 @@ class WireCellSource(Source):
                 return sorted(fitting)
         raise InputError(f"{self.path}: has no member channels_<tag>_<ident>. Fix: give a Wire-Cell frame archive.")
 
-    def events(
-        self, tpc: Tpc, truth: Sequence[str] | None = None, scale: float | None = None, tag: str | None = None
-    ) -> Iterator[Event]:
-        """See ``Source.events``; the scale is 1 by default. Channels that the frame lacks are bad throughout."""
-        factor = check_scale(scale, 1.0)
+    def read(self, tpc: Tpc, options: ReadOptions) -> Iterator[Event]:
+        """See ``Source.read``; the scale is 1 by default."""
+        factor = factor_of(options, 1.0)
         name = parse_name(self.path)
         if name is not None and name.tpc != tpc.number:
             raise InputError(f"{self.path}: is of TPC {name.tpc}, not {tpc.number}. Fix: ask for TPC {name.tpc}.")
-        truth_file = TruthFile(self.path, tpc.number, truth)
-        for event, (pending, used) in enumerate(self._pending(tag)):
+        truth_file = TruthFile(self.path, tpc.number, options.truth)
+        for event, (pending, used) in enumerate(self._pending(options.tag)):
             yield self._event(event, pending, used, tpc, factor, truth_file)
 
     def _pending(self, tag: str | None) -> Iterator[tuple[_Pending, str]]:
@@ -241,3 +241,16 @@ class WireCellSource(Source):
             kept = wide[ours]
             rows.append(np.column_stack([np.searchsorted(tpc.channels, kept[:, 0]), kept[:, 1:]]))
         return np.concatenate(rows).astype(np.int32)
+
+
+def _recognises(probe: Probe) -> bool:
+    # A tar is named by its suffix: listing it would read it whole.
+    if probe.container == "tar":
+        return True
+    return probe.container == "zip" and any(MEMBER.fullmatch(name) for name in probe.names)
+
+
+READER = Reader(
+    "wirecell", "frames", "a Wire-Cell frame archive (.tar, .tar.gz, .tar.bz2, .npz: frame_<tag>_<ident> …)",
+    ARCHIVE_SUFFIXES, _recognises, WireCellSource,
+)  # fmt: skip
