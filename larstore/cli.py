@@ -13,10 +13,11 @@ EXTRAS = {
     "distributed": "preprocess",
     "dask_jobqueue": "preprocess",
     "scipy": "preprocess",
+    "h5py": "preprocess",
     "torch": "train",
     "lightning": "train",
     "torchmetrics": "train",
-    "plotly": "train",
+    "plotly": "all",
 }
 
 app = typer.Typer(

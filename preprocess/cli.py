@@ -1,4 +1,4 @@
-"""Subcommands `simulate` and `preprocess`; whatever is heavy is imported when they run."""
+"""Subcommands `detector`, `simulate` and `preprocess`; whatever is heavy is imported when they run."""
 
 import sys
 from pathlib import Path
@@ -19,6 +19,43 @@ def _numbers(text: str | None, option: str, separator: str = ",") -> tuple[int, 
         return tuple(int(part) for part in text.split(separator))
     except ValueError as error:
         raise typer.BadParameter(f"{text!r}: write whole numbers, as in 1{separator}5", param_hint=option) from error
+
+
+def detector(
+    name: Annotated[
+        str | None, typer.Argument(help="Name of a detector, or path of a wires file or YAML; none: a list of names.")
+    ] = None,
+    tpc: Annotated[
+        int | None, typer.Option(help="Only this TPC; of the picture, by default the first live one.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Also draw the wires of a face: an HTML page.")
+    ] = None,
+) -> None:
+    """Show a detector: faces, planes, pitches, angles, channels, pixel grids and drift.
+
+    Example: larstore detector protodune-sp --tpc 1 -o wires.html
+    """
+    from rich.console import Console
+
+    from preprocess.detector import load_detector
+    from preprocess.detector.tables import faces_table, header_lines, names_table
+
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    if name is None:
+        if tpc is not None or output is not None:
+            raise typer.BadParameter("is needed for --tpc and -o", param_hint="NAME")
+        console.print(names_table())
+        return
+    found = load_detector(name)
+    table = faces_table(found, tpc)
+    console.print(found.name, *header_lines(found), table, sep="\n", markup=False, highlight=False)
+    if output is not None:
+        from preprocess.detector.picture import draw_face
+
+        live = [number for number, each in found.tpcs.items() if each.live]
+        number = tpc if tpc is not None else (live or list(found.tpcs))[0]
+        print(draw_face(found, number, output))
 
 
 def simulate(

@@ -141,50 +141,60 @@ def _cut(
 
 
 def build_overlaps(strips: Sequence[Strips], grid: Grid, n_columns: int) -> Overlaps:
-    """The areas of a face's pixel grid from its planes' strips."""
+    """The areas of a face's pixel grid from its planes' strips.
+
+    Two passes, as the areas of a large face fill most of the memory: count, then fill the arrays in place.
+    """
     n_tiles = grid.n_tiles
-    parts: dict[str, list[npt.NDArray[np.generic]]] = {
-        name: [] for name in ("column", "mask", "count", "area", "column_tile", "column_mask")
-    }
-    tile_start = np.zeros((len(strips), n_tiles + 1), np.int32)
-    column_start = np.zeros((len(strips), n_columns + 2), np.int32)
     column_plane = np.full(n_columns, -1, np.int8)
-    n_entries = 0
+    sizes = np.zeros((len(strips), n_tiles, 2), np.int64)
+    nothing = (np.empty(0, np.int32), np.empty(0, np.uint64), np.empty(0, np.int32), np.empty(0, np.uint16))
     for p, plane in enumerate(strips):
         column_plane[plane.column] = p
-        geometry = (*plane.normal, plane.low, plane.high, plane.begin, plane.end, plane.column, n_columns, grid)
-        scratch = _scratch(plane, grid)
-        sizes = np.zeros((n_tiles, 2), np.int64)
-        nothing = (np.empty(0, np.int32), np.empty(0, np.uint64), np.empty(0, np.int32), np.empty(0, np.uint16))
-        fill_plane(*geometry, *scratch, False, sizes, *nothing)
-        entries, areas = sizes.sum(axis=0)
-        column, mask = np.empty(entries, np.int32), np.empty(entries, np.uint64)
-        count, area = np.empty(entries, np.int32), np.empty(areas, np.uint16)
-        fill_plane(*geometry, *scratch, True, sizes, column, mask, count, area)
-        tile_start[p, 0] = n_entries
-        tile_start[p, 1:] = n_entries + np.cumsum(sizes[:, 0])
-        column_start[p, 0] = n_entries
-        column_start[p, 1:] = n_entries + np.cumsum(np.bincount(column, minlength=n_columns + 1))
-        by_column = np.argsort(column, kind="stable")
-        n_entries += int(entries)
-        parts["column"].append(column)
-        parts["column_tile"].append(np.repeat(np.arange(n_tiles, dtype=np.int32), sizes[:, 0])[by_column])
-        parts["column_mask"].append(mask[by_column])
-        parts["mask"].append(mask)
-        parts["count"].append(count)
-        parts["area"].append(area)
-    joined = {name: np.concatenate(values) for name, values in parts.items()}
-    return Overlaps(
-        tile_start=tile_start,
-        entry_column=joined["column"].astype(np.int32),
-        entry_mask=joined["mask"].astype(np.uint64),
-        entry_area=np.concatenate([[0], np.cumsum(joined["count"].astype(np.int64))]).astype(np.int32),
-        area=joined["area"].astype(np.uint16),
-        column_start=column_start,
-        column_tile=joined["column_tile"].astype(np.int32),
-        column_mask=joined["column_mask"].astype(np.uint64),
+        _fill(plane, grid, n_columns, False, sizes[p], *nothing)
+    n_entries, n_areas = (int(n) for n in sizes.sum(axis=(0, 1)))
+    out = Overlaps(
+        tile_start=np.zeros((len(strips), n_tiles + 1), np.int32),
+        entry_column=np.empty(n_entries, np.int32),
+        entry_mask=np.empty(n_entries, np.uint64),
+        entry_area=np.zeros(n_entries + 1, np.int32),
+        area=np.empty(n_areas, np.uint16),
+        column_start=np.zeros((len(strips), n_columns + 2), np.int32),
+        column_tile=np.empty(n_entries, np.int32),
+        column_mask=np.empty(n_entries, np.uint64),
         column_plane=column_plane,
     )
+    entry, area = 0, 0
+    for p, plane in enumerate(strips):
+        entries, areas = (int(n) for n in sizes[p].sum(axis=0))
+        mine = slice(entry, entry + entries)
+        column, mask = out.entry_column[mine], out.entry_mask[mine]
+        count = out.entry_area[entry + 1 : entry + entries + 1]  # becomes a running sum below
+        _fill(plane, grid, n_columns, True, sizes[p], column, mask, count, out.area[area : area + areas])
+        out.tile_start[p, 0] = out.column_start[p, 0] = entry
+        out.tile_start[p, 1:] = entry + np.cumsum(sizes[p, :, 0])
+        out.column_start[p, 1:] = entry + np.cumsum(np.bincount(column, minlength=n_columns + 1))
+        by_column = np.argsort(column, kind="stable")
+        out.column_tile[mine] = np.repeat(np.arange(n_tiles, dtype=np.int32), sizes[p, :, 0])[by_column]
+        out.column_mask[mine] = mask[by_column]
+        entry, area = entry + entries, area + areas
+    np.cumsum(out.entry_area, out=out.entry_area)
+    return out
+
+
+def _fill(
+    plane: Strips,
+    grid: Grid,
+    n_columns: int,
+    write: bool,
+    sizes: npt.NDArray[np.int64],
+    column: npt.NDArray[np.int32],
+    mask: npt.NDArray[np.uint64],
+    count: npt.NDArray[np.int32],
+    area: npt.NDArray[np.uint16],
+) -> None:
+    geometry = (*plane.normal, plane.low, plane.high, plane.begin, plane.end, plane.column, n_columns, grid)
+    fill_plane(*geometry, *_scratch(plane, grid), write, sizes, column, mask, count, area)
 
 
 def _scratch(plane: Strips, grid: Grid) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from larstore.errors import ConfigError
 from preprocess.detector.build import build_detector
-from preprocess.detector.config import DetectorConfig, read_config
+from preprocess.detector.config import BUILT_IN, YAML_SUFFIXES, DetectorConfig, read_config
 from preprocess.detector.lattice import lattice_wires
 from preprocess.detector.model import Detector, Plane, Tpc
 from preprocess.detector.wires import read_wires
@@ -13,13 +13,12 @@ from preprocess.detector.wires import read_wires
 __all__ = ["Detector", "Plane", "Tpc", "detector_names", "load_detector"]
 
 WIRES_SUFFIXES = (".json", ".bz2", ".gz")
-YAML_SUFFIXES = (".yaml", ".yml")
 SEARCH_VARIABLES = ("LARSTORE_WIRES_PATH", "WIRECELL_PATH")
 
 
 def detector_names() -> list[str]:
     """Names of the built-in detectors."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.yaml"))
+    return sorted(path.stem for path in BUILT_IN.glob("*.yaml"))
 
 
 def load_detector(name_or_path: str | Path) -> Detector:
@@ -34,7 +33,7 @@ def load_detector(name_or_path: str | Path) -> Detector:
     text = str(name_or_path)
     path = Path(os.path.expandvars(text)).expanduser()
     if text in detector_names():
-        path = Path(__file__).parent / f"{text}.yaml"
+        path = BUILT_IN / f"{text}.yaml"
     if path.suffix in YAML_SUFFIXES:
         config = read_config(path)
         if config.lattice is not None:
@@ -61,5 +60,6 @@ def _find_wires(wires: str, config_path: Path) -> Path:
             return candidate
     raise ConfigError(
         f"{config_path}: wires: {wires} is neither beside it nor in a folder of {' or '.join(SEARCH_VARIABLES)}. "
-        f"Fix: get it from the wire-cell-data repository and export {SEARCH_VARIABLES[0]}=FOLDER."
+        f"Fix: get it from github.com/WireCell/wire-cell-data (protodunevd: github.com/DUNE/dunereco) and "
+        f"export {SEARCH_VARIABLES[0]}=FOLDER."
     )

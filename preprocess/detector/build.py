@@ -14,6 +14,8 @@ from preprocess.detector.model import Detector, Plane, Tpc
 from preprocess.detector.wires import FaceWires, PlaneWires
 
 PLANE_NAMES = "uvwxyz"
+SAME_SPACING = 0.05  # relative
+ROUNDING = 0.02  # of the pitch: 0.1 mm of 4.7 mm
 MAX_PIXELS = 65_535  # coordinates are uint16 and 65535 is the fill value
 
 
@@ -90,7 +92,10 @@ def _tpc(
         n_z=cells[1],
         pixel_mm=config.pixel_mm,
     )
-    return Tpc(number, face.anode, face.face, channels, planes, frame, face.shift_z_mm, config.name)
+    live = bool(ahead) or not config.cathode_x_mm
+    return Tpc(
+        number, face.anode, face.face, channels, planes, frame, face.shift_z_mm, config.name, live, config.up
+    )  # fmt: skip
 
 
 def _cells(low: float, high: float, pixel: float) -> int:
@@ -118,7 +123,7 @@ def _plane(wires: PlaneWires, shift_z: float, name: str, channels: npt.NDArray[n
         normal, local = np.array(wires.normal), wires.offset_mm
     else:
         normal = _normal(along)
-        local = 0.5 * (wires.tail + wires.head)[:, 1:] @ normal - shift_z * normal[1]
+        local = even_spacing(0.5 * (wires.tail + wires.head)[:, 1:] @ normal - shift_z * normal[1])
     order = np.lexsort((wires.segment, wires.channel, local.round(6)))
     local, channel = local[order], wires.channel[order]
     return Plane(
@@ -149,10 +154,44 @@ def _normal(along: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.asarray(normal + 0.0)
 
 
-def _pitch(offset: npt.NDArray[np.float64], where: str, name: str) -> float:
-    """Median distance of neighbours; wires on one line (a split wire's parts) are no neighbours."""
-    steps = np.diff(offset)
-    steps = steps[steps > 0.1 * steps.max(initial=0.0)]
+def even_spacing(offset: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Pitch coordinates (wire,), moved onto a line of equal steps where all lie within 2 % of a pitch of one.
+
+    Coordinates in wires files may be rounded to 0.1 mm: a strip would get its neighbour's charge.
+    """
+    sorted_offset = np.sort(offset)
+    pitch = _mean_step(sorted_offset)
+    if pitch is None:
+        return offset
+    # Step by step: an error of the pitch must not add up over thousands of wires.
+    steps = np.rint(np.diff(sorted_offset) / pitch)
+    number = np.concatenate([[0.0], np.cumsum(steps)])
+    if number[-1] == 0:
+        return offset
+    slope, start = np.polyfit(number, sorted_offset, 1)
+    if np.abs(start + slope * number - sorted_offset).max() > ROUNDING * slope:
+        return offset
+    even = np.empty_like(offset)
+    even[np.argsort(offset, kind="stable")] = start + slope * number
+    return even
+
+
+def _mean_step(sorted_offset: npt.NDArray[np.float64]) -> float | None:
+    """Mean distance of neighbours, over those that are near the median one; None for wires on a single line.
+
+    The mean, as coordinates may be rounded; the others are gaps, or the parts of a split wire, which lie on one line.
+    """
+    steps = np.diff(sorted_offset)
+    # A quantile and not the largest one, which may be a gap.
+    steps = steps[steps > 0.1 * np.quantile(steps, 0.9)] if len(steps) else steps
     if not len(steps):
+        return None
+    middle = float(np.median(steps))
+    return float(steps[np.abs(steps - middle) <= SAME_SPACING * middle].mean())
+
+
+def _pitch(offset: npt.NDArray[np.float64], where: str, name: str) -> float:
+    pitch = _mean_step(offset)
+    if pitch is None:
         raise InputError(f"{where}: plane {name} has a single wire, so no pitch. Fix: mend the wires file.")
-    return round(float(np.median(steps)), 6)
+    return round(pitch, 6)

@@ -1,17 +1,22 @@
 """The keys of a detector YAML, checked."""
 
+import math
 from pathlib import Path
+from typing import Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from larstore.errors import ConfigError
+from larstore.settings import check, read_yaml
 
 Range = tuple[float, float]
+Vector = tuple[float, float, float]
+BUILT_IN = Path(__file__).parent
+YAML_SUFFIXES = (".yaml", ".yml")
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class PlaneSpec(_Strict):
@@ -71,10 +76,12 @@ class DetectorConfig(_Strict):
         drift_speed_mm_us, tick_us: drift speed and length of a tick.
         t0_us: time of tick 0.
         n_ticks: length of the read-out, 0 = not known.
-        cathode_x_mm: positions of the cathodes; a face drifts from the nearest one in front of it.
+        cathode_x_mm: surfaces of the cathodes; a face drifts from the nearest one in front of it, and is not live if
+            there is none.
+        up: vector against gravity, of any length.
         pixel_mm: edge of a pixel.
-        tpcs: offline TPC number -> [anode, face]; faces that are not listed are left out.
-            Default: 2 · anode + 1 − face, all faces.
+        tpcs: offline TPC number -> [anode, face]; faces that are not listed are left out. Default: all faces,
+            2 · anode + 1 − face, as LArSoft numbers those of ProtoDUNE-SP and -HD.
     """
 
     name: str = Field(min_length=1)
@@ -85,8 +92,17 @@ class DetectorConfig(_Strict):
     t0_us: float | None = None
     n_ticks: int = Field(default=0, ge=0)
     cathode_x_mm: tuple[float, ...] = ()
+    up: Vector = (0.0, 1.0, 0.0)
     pixel_mm: float = Field(default=2.0, gt=0)
     tpcs: dict[int, tuple[int, int]] | None = None
+
+    @field_validator("up")
+    @classmethod
+    def _has_a_direction(cls, value: Vector) -> Vector:
+        length = math.hypot(*value)
+        if length == 0:
+            raise ValueError("give the direction against gravity, as in [0, 1, 0]")
+        return value[0] / length, value[1] / length, value[2] / length
 
     @model_validator(mode="after")
     def _one_kind_of_wires(self) -> "DetectorConfig":
@@ -96,20 +112,30 @@ class DetectorConfig(_Strict):
 
 
 def read_config(path: Path) -> DetectorConfig:
-    """A detector YAML; ConfigError that names the file, the key and the value."""
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such detector YAML. Fix: check the path.") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: cannot be read as YAML ({reason}). Fix: mend the file.") from error
-    try:
-        return DetectorConfig.model_validate(document)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the document"
-        valid = ", ".join(DetectorConfig.model_fields)
+    """A detector YAML; ConfigError that names the file, the key and the value.
+
+    ``extends: NAME`` (a built-in detector, or the path of a YAML beside this one) starts from that one's keys.
+    """
+    return check(DetectorConfig, _keys(path, ()), str(path))
+
+
+def _keys(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    values = read_yaml(path, "configs/detectors/example.yaml")
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    below = BUILT_IN / f"{base}.yaml"
+    if not below.is_file():
+        below = path.parent / str(base)
+    if below.suffix not in YAML_SUFFIXES or not below.is_file():
         raise ConfigError(
-            f"{path}: {key}: {first['msg']} (got {first['input']!r:.80}). Fix: the keys of a detector are {valid}."
-        ) from error
+            f"{path}: extends: {base!r} is neither a built-in detector nor a YAML beside it. "
+            "Fix: `larstore detector` lists the names."
+        )
+    if below.resolve() in seen:
+        raise ConfigError(f"{path}: extends: {base!r} extends this one again. Fix: leave one of them out.")
+    keys = _keys(below, (*seen, path.resolve()))
+    for kind, other in (("wires", "lattice"), ("lattice", "wires")):
+        if kind in values:
+            keys.pop(other, None)
+    return keys | values

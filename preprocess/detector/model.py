@@ -57,6 +57,8 @@ class Tpc:
         frame: drift, ticks and pixel grid.
         shift_z_mm: where the anode stands; equal anodes have equal planes relative to it. 0 for wires files.
         detector: name of the detector, for messages.
+        live: whether charge drifts to it, as far as the detector tells; the wall side of an APA is not live.
+        up: (x, y, z) unit vector against gravity.
     """
 
     number: int
@@ -67,6 +69,8 @@ class Tpc:
     frame: TpcGeometry
     shift_z_mm: float
     detector: str
+    live: bool = True
+    up: tuple[float, float, float] = (0.0, 1.0, 0.0)
 
     def to_ticks(self, x_mm: npt.ArrayLike, t_us: npt.ArrayLike = 0.0) -> Floats:
         """Ticks (floats) at which electrons freed at ``x_mm`` and time ``t_us`` arrive; also behind the anode."""
@@ -107,6 +111,17 @@ class Detector:
             valid = ", ".join(str(n) for n in sorted(self.tpcs))
             raise ConfigError(f"Detector {self.name!r} has no TPC {number}. Fix: choose one of {valid}.")
         return self.tpcs[number]
+
+    def partners(self, tpc: Tpc) -> list[Tpc]:
+        """The other live faces of a TPC's anode whose wires are read out on channels of this one (wrapped wires)."""
+        own = np.concatenate([plane.column for plane in tpc.planes])
+        found = []
+        for other in self.tpcs.values():
+            if other.anode == tpc.anode and other.number != tpc.number and other.live:
+                columns = np.concatenate([plane.column for plane in other.planes])
+                if np.isin(columns, own).any():
+                    found.append(other)
+        return found
 
     def geometry(self) -> Geometry:
         """The wires and frames as a store keeps them, TPCs ascending, wires in the order of the planes."""

@@ -1,0 +1,73 @@
+"""A picture of the wires of one face, as a page that opens without a network."""
+
+from pathlib import Path
+
+import numpy as np
+import plotly.graph_objects as go
+
+from larstore.report import Page
+from preprocess.detector.model import Detector, Plane, Tpc
+from preprocess.detector.tables import angle_deg, header_lines
+
+COLOURS = ("#1f5fa8", "#d1701f", "#2b8a5a", "#7a4fa3", "#a33f4f", "#5d6b7a")
+HEIGHT = 760
+
+
+def draw_face(detector: Detector, number: int, path: str | Path) -> Path:
+    """Write the page of a TPC's wires, drawn as they are (z to the right, y upwards); every wire shows its channel.
+
+    Raises:
+        ConfigError: a TPC that the detector lacks.
+        StoreError: a path that cannot be written.
+    """
+    tpc = detector.tpc(number)
+    frame = tpc.frame
+    page = Page(f"{detector.name}, TPC {number}", f"anode {tpc.anode}, face {tpc.face}")
+    for line in header_lines(detector):
+        page.paragraph(line, note=True)
+    page.figure(
+        _figure(tpc),
+        f"The wires of all planes; a click on a plane's name hides it. The frame is the pixel grid, {frame.n_y} × "
+        f"{frame.n_z} pixels of {frame.pixel_mm:g} mm. A wrapped channel has several wires in a face.",
+    )
+    return page.write(path)
+
+
+def _figure(tpc: Tpc) -> go.Figure:
+    frame = tpc.frame
+    figure = go.Figure()
+    for index, plane in enumerate(tpc.planes):
+        figure.add_trace(_lines(plane, COLOURS[index % len(COLOURS)]))
+    y = frame.origin_y_mm + frame.pixel_mm * np.array([0, frame.n_y])
+    z = frame.origin_z_mm + frame.pixel_mm * np.array([0, frame.n_z])
+    figure.add_shape(type="rect", x0=z[0], x1=z[1], y0=y[0], y1=y[1], line={"color": "#1c2733", "width": 1.5})
+    figure.update_layout(
+        template="plotly_white",
+        height=HEIGHT,
+        xaxis_title="z [mm]",
+        yaxis={"title": "y [mm]", "scaleanchor": "x"},
+        legend={"orientation": "h", "y": 1.06},
+        margin={"t": 40},
+    )
+    return figure
+
+
+def _lines(plane: Plane, colour: str) -> go.Scattergl:
+    """One trace with a gap behind each wire."""
+    gap = np.full(len(plane.column), np.nan)
+    middle = 0.5 * (plane.tail + plane.head)
+    z = np.column_stack([plane.tail[:, 2], middle[:, 2], plane.head[:, 2], gap]).ravel()
+    y = np.column_stack([plane.tail[:, 1], middle[:, 1], plane.head[:, 1], gap]).ravel()
+    texts = [
+        f"{plane.name}: channel {channel}, segment {segment}, wire {wire}"
+        for wire, (channel, segment) in enumerate(zip(plane.channel, plane.segment, strict=True))
+    ]
+    return go.Scattergl(
+        x=z.round(2),
+        y=y.round(2),
+        mode="lines",
+        name=f"{plane.name}: {len(plane.column)} wires, {plane.pitch_mm:.4g} mm, {angle_deg(plane):+.1f}°",
+        line={"color": colour, "width": 1},
+        text=np.repeat(texts, 4),
+        hoverinfo="text",
+    )
