@@ -36,7 +36,7 @@ format: venv
 	$(BIN)/ruff format .
 
 bench: venv
-	for bench in store tiling sparse; do $(BIN)/python -m tests.benchmarks.bench_$$bench || exit 1; done
+	for bench in store detector tiling sparse; do $(BIN)/python -m tests.benchmarks.bench_$$bench || exit 1; done
 
 clean:
 	rm -rf $(VENV) build *.egg-info $(DEMO_DIR)

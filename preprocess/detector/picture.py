@@ -11,6 +11,7 @@ from preprocess.detector.tables import angle_deg, header_lines
 
 COLOURS = ("#1f5fa8", "#d1701f", "#2b8a5a", "#7a4fa3", "#a33f4f", "#5d6b7a")
 HEIGHT = 760
+SHOWN = 40  # wires of a plane, about; all of them would be one coloured area
 
 
 def draw_face(detector: Detector, number: int, path: str | Path) -> Path:
@@ -27,8 +28,8 @@ def draw_face(detector: Detector, number: int, path: str | Path) -> Path:
         page.paragraph(line, note=True)
     page.figure(
         _figure(tpc),
-        f"The wires of all planes; a click on a plane's name hides it. The frame is the pixel grid, {frame.n_y} × "
-        f"{frame.n_z} pixels of {frame.pixel_mm:g} mm. A wrapped channel has several wires in a face.",
+        f"Some wires of each plane; a click on a name in the legend shows all of them, or hides them. The frame is the "
+        f"pixel grid, {frame.n_y} × {frame.n_z} pixels of {frame.pixel_mm:g} mm. A wrapped channel has several wires.",
     )
     return page.write(path)
 
@@ -37,7 +38,11 @@ def _figure(tpc: Tpc) -> go.Figure:
     frame = tpc.frame
     figure = go.Figure()
     for index, plane in enumerate(tpc.planes):
-        figure.add_trace(_lines(plane, COLOURS[index % len(COLOURS)]))
+        colour, step = COLOURS[index % len(COLOURS)], max(1, round(len(plane.column) / SHOWN))
+        about = f"{plane.name}: {len(plane.column)} wires, {plane.pitch_mm:.4g} mm, {angle_deg(plane):+.1f}°"
+        figure.add_trace(_lines(plane, colour, step, about if step == 1 else f"{about}, every {step}th"))
+        if step > 1:
+            figure.add_trace(_lines(plane, colour, 1, f"all of {plane.name}", visible="legendonly"))
     y = frame.origin_y_mm + frame.pixel_mm * np.array([0, frame.n_y])
     z = frame.origin_z_mm + frame.pixel_mm * np.array([0, frame.n_z])
     figure.add_shape(type="rect", x0=z[0], x1=z[1], y0=y[0], y1=y[1], line={"color": "#1c2733", "width": 1.5})
@@ -52,21 +57,20 @@ def _figure(tpc: Tpc) -> go.Figure:
     return figure
 
 
-def _lines(plane: Plane, colour: str) -> go.Scattergl:
-    """One trace with a gap behind each wire."""
-    gap = np.full(len(plane.column), np.nan)
-    middle = 0.5 * (plane.tail + plane.head)
-    z = np.column_stack([plane.tail[:, 2], middle[:, 2], plane.head[:, 2], gap]).ravel()
-    y = np.column_stack([plane.tail[:, 1], middle[:, 1], plane.head[:, 1], gap]).ravel()
+def _lines(plane: Plane, colour: str, step: int, name: str, visible: bool | str = True) -> go.Scattergl:
+    """Every ``step``-th wire in one trace, with a gap behind each."""
+    tail, head = plane.tail[::step], plane.head[::step]
+    points = np.stack([tail, 0.5 * (tail + head), head, np.full_like(tail, np.nan)], axis=1).reshape(-1, 3).round(2)
     texts = [
-        f"{plane.name}: channel {channel}, segment {segment}, wire {wire}"
-        for wire, (channel, segment) in enumerate(zip(plane.channel, plane.segment, strict=True))
+        f"{plane.name}: channel {channel}, segment {segment}, wire {step * i}"
+        for i, (channel, segment) in enumerate(zip(plane.channel[::step], plane.segment[::step], strict=True))
     ]
     return go.Scattergl(
-        x=z.round(2),
-        y=y.round(2),
+        x=points[:, 2],
+        y=points[:, 1],
         mode="lines",
-        name=f"{plane.name}: {len(plane.column)} wires, {plane.pitch_mm:.4g} mm, {angle_deg(plane):+.1f}°",
+        name=name,
+        visible=visible,
         line={"color": colour, "width": 1},
         text=np.repeat(texts, 4),
         hoverinfo="text",
