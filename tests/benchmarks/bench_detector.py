@@ -74,11 +74,10 @@ def main() -> None:
                 env=os.environ | {"LARSTORE_CACHE": cache},
             )
         found = json.loads(done.stdout)
-        print(
-            f"{found['wires']:,} wires, pitch {pitch} mm, {found['n_y']} × {found['n_z']} pixels: "
-            f"{found['seconds']:.1f} s (bar {BARS['seconds']:.0f}), peak {found['peak']:.2f} GB of which {found['before']:.2f} before "
-            f"(bar {BARS['gigabytes']:.0f}); {found['areas']:,} areas, {found['file']:.2f} GB on disk"
-        )
+        size = f"{found['wires']:,} wires, pitch {pitch} mm, {found['n_y']} × {found['n_z']} pixels"
+        peak = f"peak {found['peak']:.2f} GB, {found['before']:.2f} before (bar {BARS['gigabytes']:.0f})"
+        print(f"{size}: {found['seconds']:.1f} s (bar {BARS['seconds']:.0f}), {peak}")
+        print(f"  {found['areas']:,} areas, {found['file']:.2f} GB on disk")
 
 
 if __name__ == "__main__":
