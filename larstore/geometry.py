@@ -44,6 +44,7 @@ class TpcGeometry(BaseModel):
     n_z: int
     pixel_mm: float
     joined_origin: tuple[int, int, int] | None = None  # offset in voxels, set by `larstore join`
+    up: tuple[float, float, float] = (0.0, 1.0, 0.0)  # (x, y, z), unit vector against gravity; for displays
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,6 @@ class Geometry:
         for name, dtype in WIRE_COLUMNS.items():
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(self.wires[name], dtype=dtype).tobytes())
-        frames = {str(n): self.tpcs[n].model_dump(mode="json") for n in sorted(self.tpcs)}
+        frames = {str(n): self.tpcs[n].model_dump(mode="json", exclude={"up"}) for n in sorted(self.tpcs)}
         digest.update(json.dumps(frames, sort_keys=True).encode())
         return digest.hexdigest()

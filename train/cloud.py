@@ -22,6 +22,7 @@ class Cloud:
         charge: (n, planes) in ``charge_unit``; ``planes`` are their names.
         truth, score: (n,), or None where there is none.
         n_voxels: of the whole image; ``n_true`` of them are true (None without truth).
+        up: axis of ``position`` that points up.
         faintest: charge (mean of the planes) below which voxels were left out, None if all are drawn.
     """
 
@@ -36,6 +37,7 @@ class Cloud:
     n_voxels: int
     n_true: int | None
     faintest: float | None
+    up: int = 1
 
     def __len__(self) -> int:
         return len(self.position)
@@ -70,7 +72,13 @@ def make_cloud(image: Any, prediction: str | None, max_points: int) -> Cloud:
         n_voxels=n,
         n_true=None if truth is None else int((truth > 0).sum()),
         faintest=faintest,
+        up=_up(image),
     )
+
+
+def _up(image: Any) -> int:
+    frame = image.store.geometry.tpcs.get(image.key[2])
+    return 1 if frame is None else int(np.argmax(np.abs(frame.up)))
 
 
 def _positions(image: Any) -> tuple[Floats, str]:

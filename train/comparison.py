@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from train.cloud import Cloud
-from train.scene import SCALES, scene
+from train.scene import SCALES, axes_of, scene
 
 # Turning one picture turns the others.
 SAME_VIEW = """
@@ -63,7 +63,8 @@ def _points(
     high: float,
     bar: bool,
 ) -> go.Scatter3d:
-    x, y, z = np.round(cloud.position[chosen], 1).T
+    columns = [column for _, column, _ in axes_of(cloud.up)]
+    x, y, z = np.round(cloud.position[chosen][:, columns], 1).T
     ticks = [t for t in (2, 2.7, 3, 3.7, 4, 4.7, 5, 5.7, 6) if low <= t <= high]
     colorbar = {
         "title": {"text": cloud.charge_unit},
@@ -83,5 +84,6 @@ def _points(
         "colorbar": colorbar,
         "line": {"width": 0},
     }
-    hover = "z %{x}  x %{y}  y %{z} " + cloud.unit + "<extra></extra>"
-    return go.Scatter3d(x=z, y=x, z=y, mode="markers", marker=marker, hovertemplate=hover)
+    names = ["xyz"[column] for column in columns]
+    hover = f"{names[0]} %{{x}}  {names[1]} %{{y}}  {names[2]} %{{z}} {cloud.unit}<extra></extra>"
+    return go.Scatter3d(x=x, y=y, z=z, mode="markers", marker=marker, hovertemplate=hover)

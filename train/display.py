@@ -12,7 +12,7 @@ import larstore
 from larstore.report import document, plotly_script, write_page
 from train.cloud import Cloud, find_image, make_cloud
 from train.display_script import BODY, SCRIPT, STYLE
-from train.scene import SCALES, scene
+from train.scene import SCALES, axes_of, scene
 
 NOTHING = "#d9dee4"  # a voxel without truth or score
 THRESHOLD = 0.5
@@ -82,6 +82,7 @@ def payload(cloud: Cloud, threshold: float) -> dict[str, Any]:
         "columns": {name: _base64(values) for name, values in columns.items()},
         "colours": colours,
         "scene": scene(cloud, width=1.7),
+        "axes": ["xyz"[column] for _, column, _ in axes_of(cloud.up)],
         "nothing": NOTHING,
         "unit": cloud.unit,
         "planes": list(cloud.planes),

@@ -34,6 +34,7 @@ for (const [name, text] of Object.entries(EVENT.columns)) {
   const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0));
   columns[name] = new Float32Array(bytes.buffer);
 }
+const [along, depth, up] = EVENT.axes.map(name => columns[name]);
 const n = columns.x.length, unit = EVENT.unit;
 const state = { colour: EVENT.colours[0], show: "all", threshold: EVENT.threshold };
 const sets = { all: () => true };
@@ -74,8 +75,8 @@ function draw() {
   const size = Math.min(4.5, Math.max(1.6, 3.2 - 0.55 * Math.log10(Math.max(chosen.length, 1) / 3000)));
   const bar = { title: { text: colour.label + (colour.unit ? `<br>[${colour.unit}]` : ""), side: "top" },
     len: 0.72, thickness: 14, outlinewidth: 0, ...(colour.log ? logTicks(colour) : {}) };
-  const trace = (part, marker) => ({ type: "scatter3d", mode: "markers", x: part.map(i => columns.z[i]),
-    y: part.map(i => columns.x[i]), z: part.map(i => columns.y[i]), text: part.map(hover), showlegend: false,
+  const trace = (part, marker) => ({ type: "scatter3d", mode: "markers", x: part.map(i => along[i]),
+    y: part.map(i => depth[i]), z: part.map(i => up[i]), text: part.map(hover), showlegend: false,
     hovertemplate: "%{text}<extra></extra>", marker: { line: { width: 0 }, ...marker } });
   const traces = [
     trace(parts[0], { size: 0.75 * size, color: EVENT.nothing, opacity: 0.3 }),

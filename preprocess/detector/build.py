@@ -91,10 +91,11 @@ def _tpc(
         n_y=cells[0],
         n_z=cells[1],
         pixel_mm=config.pixel_mm,
+        up=config.up,
     )
     live = bool(ahead) or not config.cathode_x_mm
     return Tpc(
-        number, face.anode, face.face, channels, planes, frame, face.shift_z_mm, config.name, live, config.up
+        number, face.anode, face.face, channels, planes, frame, face.shift_z_mm, config.name, live
     )  # fmt: skip
 
 

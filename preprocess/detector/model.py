@@ -58,7 +58,6 @@ class Tpc:
         shift_z_mm: where the anode stands; equal anodes have equal planes relative to it. 0 for wires files.
         detector: name of the detector, for messages.
         live: whether charge drifts to it, as far as the detector tells; the wall side of an APA is not live.
-        up: (x, y, z) unit vector against gravity.
     """
 
     number: int
@@ -70,7 +69,11 @@ class Tpc:
     shift_z_mm: float
     detector: str
     live: bool = True
-    up: tuple[float, float, float] = (0.0, 1.0, 0.0)
+
+    @property
+    def up(self) -> tuple[float, float, float]:
+        """(x, y, z) unit vector against gravity."""
+        return self.frame.up
 
     def to_ticks(self, x_mm: npt.ArrayLike, t_us: npt.ArrayLike = 0.0) -> Floats:
         """Ticks (floats) at which electrons freed at ``x_mm`` and time ``t_us`` arrive; also behind the anode."""

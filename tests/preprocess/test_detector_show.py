@@ -107,4 +107,11 @@ def test_a_detector_that_extends_another_changes_only_what_it_says(tmp_path):
     mine, base = load_detector(path), load_detector("protodune-sp")
     assert mine.name == "mine"
     assert mine.tpc(1).up == (0.0, 0.6, 0.8)
-    assert mine.tpc(1).frame.model_dump() == base.tpc(1).frame.model_dump() | {"drift_speed_mm_us": 1.6}
+    changed = {"drift_speed_mm_us": 1.6, "up": (0.0, 0.6, 0.8)}
+    assert mine.tpc(1).frame.model_dump() == base.tpc(1).frame.model_dump() | changed
+
+
+def test_up_does_not_change_the_geometry_hash(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: protodune-sp\nup: [1, 0, 0]\n", encoding="utf-8")
+    assert load_detector(path).geometry().hash == load_detector("protodune-sp").geometry().hash

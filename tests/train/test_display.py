@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -14,7 +15,7 @@ from larstore.report import Page
 from larstore.testing import make_store
 from train.cloud import find_image, make_cloud
 from train.comparison import comparison_figure
-from train.display import view
+from train.display import payload, view
 from train.evaluation import evaluate
 
 
@@ -163,3 +164,15 @@ def test_an_image_without_voxels(tmp_path):
     add_images(path, [make_image(5, n_voxels=0)])
     page = view(path, 5, 0, 1, tmp_path / "event.html").read_text(encoding="utf-8")
     assert len(column(event_of(page), "x")) == 0
+
+
+@pytest.mark.parametrize(("up", "names"), [(1, ["z", "x, drift", "y, up"]), (0, ["z", "y", "x, drift, up"])])
+def test_up_is_up_on_the_page(store, up, names):
+    cloud = replace(make_cloud(larstore.open(store).image(file=1, event=0, tpc=1), "net", 50), up=up)
+    data = payload(cloud, 0.5)
+    assert [data["scene"][axis]["title"]["text"] for axis in ("xaxis", "yaxis", "zaxis")] == [
+        f"{name} [cm]" for name in names
+    ]
+    assert data["axes"] == [name[0] for name in names]
+    figure = comparison_figure(cloud, 0.5)
+    assert figure.data[0].z == pytest.approx(np.round(cloud.position[:, up], 1))
