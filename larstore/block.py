@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from larstore import fs
 from larstore.errors import StoreError
-from larstore.format import TRUTH_ARRAYS, VOXEL_ARRAYS, sharded_document
+from larstore.format import TRUTH_COLUMNS, UNKNOWN_NUMBER, VOXEL_ARRAYS, sharded_document, truth_arrays
 from larstore.records import BlockSpec, ImageRecord, ImageRows, InputFile, Receipt
 from larstore.shards import Layout, encode_shard, layout_of
 
@@ -35,7 +35,7 @@ def layouts(spec: BlockSpec) -> dict[str, Layout]:
     rows = (spec.first_shard + spec.n_shards) * spec.shard_rows
     return {
         path: layout_of(path, sharded_document(array, widths.get(path), spec.shard_rows, spec.chunk_rows, rows))
-        for path, array in (VOXEL_ARRAYS | TRUTH_ARRAYS).items()
+        for path, array in (VOXEL_ARRAYS | truth_arrays(spec.truth_columns)).items()
     }
 
 
@@ -99,6 +99,29 @@ def check_image(image: ImageRecord, n_planes: int) -> None:
         _check_coords(image, "truth_coords", image.truth_coords)
         if not np.isfinite(image.truth_value).all():
             raise StoreError(f"{where}: truth_value holds NaN or infinity. Fix: look at the truth of this event")
+    _check_truth_columns(image, where)
+
+
+def _check_truth_columns(image: ImageRecord, where: str) -> None:
+    if image.truth_columns and image.truth_coords is None:
+        raise StoreError(f"{where}: truth_columns without truth_coords. Fix: give the truth voxels too")
+    for name, values in image.truth_columns.items():
+        if name not in TRUTH_COLUMNS:
+            raise StoreError(f"{where}: truth column {name!r} is unknown. Fix: choose among {', '.join(TRUTH_COLUMNS)}")
+        n_truth = 0 if image.truth_coords is None else len(image.truth_coords)
+        _expect(image, f"truth column {name}", values, TRUTH_COLUMNS[name].dtype, (n_truth,))
+        if not known_column(values):
+            raise StoreError(
+                f"{where}: truth column {name} holds NaN, infinity or {UNKNOWN_NUMBER}. Fix: write 0 for an unknown "
+                "pdg, -1 for an unknown track, and leave collected out"
+            )
+
+
+def known_column(values: npt.NDArray[Any]) -> bool:
+    """Whether no entry of a truth column is its fill value, or not finite."""
+    if values.dtype.kind == "f":
+        return bool(np.isfinite(values).all())
+    return bool((values != UNKNOWN_NUMBER).all())
 
 
 def _truth_sum(image: ImageRecord) -> float:
@@ -109,9 +132,9 @@ def _truth_sum(image: ImageRecord) -> float:
     return float(np.nansum(values, dtype=np.float64))
 
 
-def _placed(images: Sequence[ImageRecord], first_row: int) -> list[ImageRows]:
+def _placed(images: Sequence[ImageRecord], spec: BlockSpec) -> list[ImageRows]:
     """Where each image lies: one after the other from the block's first row."""
-    voxel = truth = first_row
+    voxel = truth = spec.first_shard * spec.shard_rows
     rows = []
     for image in images:
         has_truth = image.truth_coords is not None
@@ -132,6 +155,7 @@ def _placed(images: Sequence[ImageRecord], first_row: int) -> list[ImageRows]:
                 charge_sum=tuple(float(s) for s in image.charge.sum(axis=0, dtype=np.float64)),
                 truth_sum=_truth_sum(image),
                 n_bad_channels=image.n_bad_channels,
+                truth_columns=tuple(name for name in spec.truth_columns if name in image.truth_columns),
             )
         )
         voxel, truth = voxel + n, truth + m
@@ -148,8 +172,20 @@ def _values(path: str, images: Sequence[ImageRecord], layout: Layout) -> npt.NDA
     if path == "voxels/truth":
         unknown = [np.full(len(i.coords), np.nan, np.float32) if i.truth is None else i.truth for i in images]
         return _joined(unknown, layout)
+    column = path.removeprefix("truth/")
+    if column in TRUTH_COLUMNS:
+        if not any(column in image.truth_columns for image in images):
+            return _joined((), layout)  # nothing known in this block: no shard, and the index says so
+        truths = [image for image in images if image.truth_coords is not None]
+        return _joined((_column_or_fill(image, column, layout) for image in truths), layout)
     name = {"truth/coords": "truth_coords", "truth/value": "truth_value"}.get(path, path.partition("/")[2])
     return _joined((part for image in images if (part := getattr(image, name)) is not None), layout)
+
+
+def _column_or_fill(image: ImageRecord, column: str, layout: Layout) -> npt.NDArray[Any]:
+    if column in image.truth_columns:
+        return image.truth_columns[column]
+    return np.full(0 if image.truth_coords is None else len(image.truth_coords), layout.fill, layout.dtype)
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -189,5 +225,4 @@ def write_block(
             fs.make_directories((root / name).parent)
             _write(root / name, data)
             files[name] = (len(data), hashlib.sha256(data).hexdigest())
-    first_row = spec.first_shard * spec.shard_rows
-    return Receipt(spec, tuple(_placed(images, first_row)), files, tuple(inputs))
+    return Receipt(spec, tuple(_placed(images, spec)), files, tuple(inputs))

@@ -19,7 +19,7 @@ from larstore.format import (
     SHARD_ROWS,
     TABLE_ROWS,
     TEXT_TABLE_ROWS,
-    TRUTH_ARRAYS,
+    TRUTH_COLUMNS,
     VOXEL_ARRAYS,
     Document,
     group_document,
@@ -27,6 +27,7 @@ from larstore.format import (
     new_root,
     sharded_document,
     to_bytes,
+    truth_arrays,
     voxel_size_mm,
 )
 from larstore.geometry import WIRE_COLUMNS, Geometry
@@ -63,11 +64,14 @@ def create(
     planes: Sequence[str] = ("u", "v", "w"),
     shard_rows: int = SHARD_ROWS,
     chunk_rows: int = CHUNK_ROWS,
+    truth_columns: Sequence[str] = (),
 ) -> None:
     """Create an empty store. Its directory appears whole or not at all.
 
     ``provenance`` is any JSON-like dict (software versions, resolved configuration). ``shard_rows`` must be a
-    multiple of ``chunk_rows``. Raises StoreError if the path exists already or a setting cannot be stored.
+    multiple of ``chunk_rows``. ``truth_columns``: which of collected, pdg and track the store can hold for its truth
+    voxels; those that no image has cost no disk. Raises StoreError if the path exists already or a setting cannot be
+    stored.
     """
     target = Path(path)
     if target.exists() or target.is_symlink():
@@ -76,6 +80,8 @@ def create(
         raise StoreError(f"shard_rows={shard_rows}, chunk_rows={chunk_rows}: Fix: whole chunks in a shard")
     if not 1 <= len(planes) <= 7:
         raise StoreError(f"planes={tuple(planes)}: Fix: name 1 to 7 planes")
+    if set(truth_columns) - set(TRUTH_COLUMNS):
+        raise StoreError(f"truth_columns={tuple(truth_columns)}: Fix: choose among {', '.join(TRUTH_COLUMNS)}")
     frames = [geometry.tpcs[n] for n in sorted(geometry.tpcs)]
     tick_us = _common([f.tick_us for f in frames])
     speed = _common([f.drift_speed_mm_us for f in frames])
@@ -97,11 +103,12 @@ def create(
     }
     nodes = {group: group_document() for group in GROUPS}
     widths = {"voxels/charge": len(planes), "voxels/coords": 3, "truth/coords": 3}
-    for name, spec in (VOXEL_ARRAYS | TRUTH_ARRAYS).items():
+    for name, spec in (VOXEL_ARRAYS | truth_arrays(truth_columns)).items():
         nodes[name] = sharded_document(spec, widths.get(name), shard_rows, chunk_rows)
-    for name, unit in (("voxels/charge", units), ("voxels/truth", units), ("truth/value", units)):
-        nodes[name]["attributes"] = {"units": unit}
-    tables = {"index": index_columns(list(planes)), "inputs": INPUT_COLUMNS, "failures": FAILURE_COLUMNS}
+    for name in ("voxels/charge", "voxels/truth", "truth/value", "truth/collected"):
+        if name in nodes:
+            nodes[name]["attributes"] = {"units": units}
+    tables = {"index": index_columns(list(planes), truth_columns), "inputs": INPUT_COLUMNS, "failures": FAILURE_COLUMNS}
     dimensions = {"index": "image", "inputs": "input_file", "failures": "failure"}
     for group, columns in tables.items():
         rows = TABLE_ROWS if group == "index" else TEXT_TABLE_ROWS

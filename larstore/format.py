@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,10 @@ INPUT_COLUMNS = {"path": "string", "file": "int64", "size": "int64", "sha256": "
 FAILURE_COLUMNS = {"file": "int64", "tpc": "int32", "input": "string", "error": "string", "commit": "int32"}
 
 
-def index_columns(planes: list[str]) -> dict[str, str]:
-    """Names and types of the index's columns; one charge sum per plane."""
-    return INDEX_COLUMNS | {f"charge_sum_{plane}": "float64" for plane in planes}
+def index_columns(planes: list[str], truth_columns: Sequence[str] = ()) -> dict[str, str]:
+    """Names and types of the index's columns; one charge sum per plane, and which truth columns an image has."""
+    columns = INDEX_COLUMNS | {f"charge_sum_{plane}": "float64" for plane in planes}
+    return columns | {"truth_columns": "int32"} if truth_columns else columns
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,26 @@ SCORE = ArraySpec("float32", "NaN", ("voxel",), "zstd", "bitshuffle", 1)
 
 VOXEL_ARRAYS = {"voxels/coords": COORDS, "voxels/charge": CHARGE, "voxels/live": LIVE, "voxels/truth": TRUTH}
 TRUTH_ARRAYS = {"truth/coords": TRUTH_COORDS, "truth/value": TRUTH_VALUE}
+
+UNKNOWN_NUMBER = -(2**31)  # fill of pdg and track: neither has such a value
+TRUTH_NUMBER = ArraySpec("int32", UNKNOWN_NUMBER, ("true_voxel",), "zstd", "shuffle", 3)
+# What a store may know about each truth voxel besides its value; bit i of the index's truth_columns is the i-th.
+TRUTH_COLUMNS = {"collected": TRUTH_VALUE, "pdg": TRUTH_NUMBER, "track": TRUTH_NUMBER}
+
+
+def truth_arrays(columns: Sequence[str]) -> dict[str, ArraySpec]:
+    """Path -> layout of all arrays along the truth voxels, with these optional columns."""
+    return TRUTH_ARRAYS | {f"truth/{name}": TRUTH_COLUMNS[name] for name in columns}
+
+
+def truth_bits(columns: Iterable[str]) -> int:
+    """The index's entry for an image that has these truth columns."""
+    return sum(1 << list(TRUTH_COLUMNS).index(name) for name in columns)
+
+
+def truth_names(bits: int) -> tuple[str, ...]:
+    """The truth columns that such an entry stands for."""
+    return tuple(name for i, name in enumerate(TRUTH_COLUMNS) if bits >> i & 1)
 
 
 def group_document(attributes: Document | None = None) -> Document:
@@ -155,6 +177,11 @@ class Root:
     def planes(self) -> list[str]:
         """Names of the planes in drift order."""
         return list(self.attributes["planes"])
+
+    @property
+    def truth_columns(self) -> tuple[str, ...]:
+        """The optional truth columns that this store can hold."""
+        return tuple(name for name in TRUTH_COLUMNS if f"truth/{name}" in self.nodes)
 
     def rows(self, path: str) -> int:
         """Length of an array."""

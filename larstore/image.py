@@ -6,12 +6,29 @@ import numpy as np
 import numpy.typing as npt
 
 from larstore.errors import StoreError
+from larstore.format import truth_names
 
 if TYPE_CHECKING:
     from larstore.store import Store
 
 Coords = npt.NDArray[np.uint16]
 Values = npt.NDArray[np.float32]
+
+
+def pack(coords: Coords) -> npt.NDArray[np.int64]:
+    """(n, 3) coordinates as one number each, in the same order."""
+    return np.asarray(coords.astype(np.int64) @ np.array([1 << 32, 1 << 16, 1], dtype=np.int64))
+
+
+def at_voxels(coords: Coords, others: Coords, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Values (m,) of the sorted voxels ``others`` (m, 3) at the voxels ``coords`` (n, 3); 0 where there is none."""
+    found = np.zeros(len(coords), dtype=values.dtype)
+    if len(others):
+        keys, wanted = pack(others), pack(coords)
+        at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+        same = keys[at] == wanted
+        found[same] = values[at[same]]
+    return found
 
 
 class Image:
@@ -67,6 +84,25 @@ class Image:
             return None
         return self._array("truth/coords", "truth"), self._array("truth/value", "truth")
 
+    @property
+    def truth_columns(self) -> dict[str, npt.NDArray[Any]]:
+        """What is known of each truth voxel besides its value: collected (m,) float32, pdg, track (m,) int32.
+
+        Holds the columns that this image has; empty where the input told nothing.
+        """
+        if not self.store.root.truth_columns:
+            return {}
+        names = truth_names(self.summary("truth_columns"))
+        return {name: self._array(f"truth/{name}", "truth") for name in names}
+
+    @property
+    def collected(self) -> Values:
+        """(n,) float32 true electrons that reach the wires (0: a ghost), all NaN where the input did not tell."""
+        voxels, columns = self.truth_voxels, self.truth_columns
+        if voxels is None or "collected" not in columns:
+            return np.full(len(self), np.nan, dtype=np.float32)
+        return at_voxels(self.coords, voxels[0], columns["collected"])
+
     def score(self, name: str) -> Values:
         """(n,) float32 of prediction ``name``, NaN where it has not been predicted."""
         key = f"predictions/{name}/score"
@@ -77,6 +113,13 @@ class Image:
 
     def position(self, t0: float = 0.0) -> npt.NDArray[np.float64]:
         """(n, 3) voxel centres x, y, z in cm in the detector's frame, for charge freed at time ``t0`` (µs).
+
+        Raises StoreError where the geometry does not tell the drift speed, tick or tick of zero drift.
+        """
+        return self.position_of(self.coords, t0)
+
+    def position_of(self, coords: npt.NDArray[Any], t0: float = 0.0) -> npt.NDArray[np.float64]:
+        """``position`` for any voxels (k, 3) of this image's TPC, as for its truth voxels.
 
         Raises StoreError where the geometry does not tell the drift speed, tick or tick of zero drift.
         """
@@ -93,7 +136,7 @@ class Image:
                 f"{self.store.path}: TPC {tpc} has no drift speed, tick length or tick of zero drift. "
                 "Fix: preprocess with a detector that defines them"
             )
-        centre = (self.coords.astype(np.float64) + 0.5) * np.asarray(self.store.attributes["downsample"])
+        centre = (coords.astype(np.float64) + 0.5) * np.asarray(self.store.attributes["downsample"])
         drift_us = (centre[:, 0] - zero) * tick_us - t0
         x = frame.anode_x_mm + frame.drift_sign * drift_us * speed
         y = frame.origin_y_mm + centre[:, 1] * frame.pixel_mm

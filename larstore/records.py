@@ -1,6 +1,7 @@
 """What travels between a worker that makes images and the store: plain, picklable records."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,9 @@ class ImageRecord:
             means that a bad channel or a part without wires stood in.
         truth: (n,) float32 electrons at the tiled voxels, NaN where no truth is known; None = no truth at all.
         truth_coords, truth_value: (m, 3) uint16 and (m,) float32: all truth voxels, tiled or not; None likewise.
+        truth_columns: more about each truth voxel, as far as it is known: ``collected`` (m,) float32 electrons that
+            reach the wires, ``pdg`` and ``track`` (m,) int32 of the particle that gave most (0, -1: unknown). A store
+            that was created without a column leaves it out.
         input: path of the file it was made from.
         run, subrun, event_id: numbers of the frame, -1 where unknown.
         n_bad_channels: bad channels of this TPC in this event.
@@ -34,6 +38,7 @@ class ImageRecord:
     truth: npt.NDArray[np.float32] | None = None
     truth_coords: npt.NDArray[np.uint16] | None = None
     truth_value: npt.NDArray[np.float32] | None = None
+    truth_columns: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
     input: str = ""
     run: int = -1
     subrun: int = -1
@@ -69,7 +74,10 @@ class Failure:
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """Rows that one worker may write: shards [first_shard, first_shard + n_shards) of all voxel-like arrays."""
+    """Rows that one worker may write: shards [first_shard, first_shard + n_shards) of all voxel-like arrays.
+
+    ``truth_columns``: the optional truth columns that the store can hold.
+    """
 
     first_shard: int
     n_shards: int
@@ -77,6 +85,7 @@ class BlockSpec:
     chunk_rows: int
     n_planes: int
     token: str
+    truth_columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,7 @@ class ImageRows:
     charge_sum: tuple[float, ...]
     truth_sum: float
     n_bad_channels: int
+    truth_columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

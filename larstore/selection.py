@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from larstore.errors import StoreError
+from larstore.format import truth_bits
 from larstore.image import Image
 from larstore.index import Rows
 
@@ -95,6 +96,9 @@ class Selection:
         self._load(paths, "voxel", numbers, loaded, prediction)
         if (columns.column("truth_start")[numbers] >= 0).any():
             self._load(["truth/coords", "truth/value"], "truth", numbers, loaded, None)
+        for name in self.store.root.truth_columns:
+            has = np.flatnonzero(columns.column("truth_columns")[numbers] & truth_bits([name]))
+            self._load([f"truth/{name}"], "truth", numbers[has], [loaded[i] for i in has], None)
         return [Image(self.store, int(row), arrays) for row, arrays in zip(numbers, loaded, strict=True)]
 
     def _load(

@@ -56,6 +56,8 @@ def info(
         "failures": len(store.failures),
         "predictions": sorted(store.predictions),
     }
+    if store.root.truth_columns:
+        shown["truth columns"] = list(store.root.truth_columns)
     if provenance:
         shown["provenance"] = store.attributes["provenance"]
     if as_json:

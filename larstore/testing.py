@@ -60,10 +60,12 @@ def make_image(
     seed: int = 0,
     truth: bool = True,
     input: str = "",
+    truth_columns: Sequence[str] = (),
 ) -> ImageRecord:
     """An image with sorted unique voxels. 30 % are true, and there the planes' charges agree and follow the truth.
 
-    A few truth voxels are not tiled. Plane 0 of one voxel in ten is not live.
+    A few truth voxels are not tiled. Plane 0 of one voxel in ten is not live. ``truth_columns``: which of collected
+    (80 % of the truth), pdg and track it has.
     """
     rng = np.random.default_rng([seed, file, event, tpc])
     n_true = round(TRUE_SHARE * n_voxels)
@@ -80,6 +82,11 @@ def make_image(
     spread = np.where(is_true, 0.1, 0.8)[:, None]
     base = np.where(is_true, value, rng.gamma(2.0, 1500.0, len(places)))[:, None]
     charge = (base * np.exp(spread * rng.standard_normal((len(places), 3)))).astype(np.float32)
+    about = {
+        "collected": np.float32(0.8) * value[is_true],
+        "pdg": np.where(value[is_true] > 10_000, 13, 11).astype(np.int32),
+        "track": np.arange(int(is_true.sum()), dtype=np.int32),
+    }
     live = np.where(rng.random(len(places)) < 0.1, 0b110, 0b111).astype(np.uint8)
     return ImageRecord(
         file=file,
@@ -91,6 +98,7 @@ def make_image(
         truth=value[~lost] if truth else None,
         truth_coords=coords[is_true] if truth else None,
         truth_value=value[is_true] if truth else None,
+        truth_columns={name: about[name] for name in truth_columns} if truth else {},
         input=input,
         run=27409,
         subrun=1,
@@ -116,6 +124,7 @@ def make_store(
     chunk_rows: int = 256,
     truth: bool = True,
     provenance: dict[str, Any] | None = None,
+    truth_columns: Sequence[str] = (),
 ) -> Path:
     """A store with one image of ``n_voxels`` per file, event and TPC; a commit per file. Returns its path."""
     target = Path(path)
@@ -125,9 +134,12 @@ def make_store(
         provenance={"made by": "larstore.testing"} if provenance is None else provenance,
         shard_rows=shard_rows,
         chunk_rows=chunk_rows,
+        truth_columns=truth_columns,
     )
     for file in range(n_files):
         name = f"input-{file}.npz"
-        images = [make_image(file, e, t, n_voxels, seed, truth, name) for e in range(n_events) for t in tpcs]
+        images = [
+            make_image(file, e, t, n_voxels, seed, truth, name, truth_columns) for e in range(n_events) for t in tpcs
+        ]
         add_images(target, images, [InputFile(name, file, 1000 + file, f"{file:064x}", "testing")])
     return target

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from larstore.block import NO_VOXEL, sorted_unique
+from larstore.block import NO_VOXEL, known_column, sorted_unique
 from larstore.commit import lagging_children
 from larstore.errors import DamageError, StoreError
-from larstore.format import TRUTH_ARRAYS, VOXEL_ARRAYS, index_columns, read_root
+from larstore.format import VOXEL_ARRAYS, index_columns, read_root, truth_arrays, truth_bits
 from larstore.image import Image
 from larstore.shards import ShardDamageError
 from larstore.store import Store, open
@@ -109,7 +109,7 @@ def _tables(store: Store, report: Report) -> bool:
     """All columns readable and equally long; the geometry's hash."""
     _attempt(report, lambda: store.geometry)
     readable = _attempt(report, lambda: (store.inputs, store.failures))
-    names = index_columns(store.root.planes)
+    names = index_columns(store.root.planes, store.root.truth_columns)
     if set(names) - set(store.index_columns.names):
         report.add(f"{store.path}/index: columns {sorted(set(names) - set(store.index_columns.names))} are missing")
         return False
@@ -126,7 +126,7 @@ def _ranges(store: Store, report: Report) -> None:
     """Every live image lies within the arrays and overlaps no other; inputs exist; predictions are aligned."""
     part = store.select()
     keys = np.stack([part.column(name) for name in ("file", "event", "tpc")], axis=1)
-    for kind, arrays in (("voxel", VOXEL_ARRAYS), ("truth", TRUTH_ARRAYS)):
+    for kind, arrays in (("voxel", VOXEL_ARRAYS), ("truth", truth_arrays(store.root.truth_columns))):
         start, count = part.column(f"{kind}_start"), part.column(f"{kind}_count").astype(np.int64)
         rows = min(store.root.rows(path) for path in arrays)
         lowest = -1 if kind == "truth" else 0
@@ -141,6 +141,9 @@ def _ranges(store: Store, report: Report) -> None:
                 _key(keys[order[i]]),
                 _key(keys[order[i + 1]]),
             )
+    if store.root.truth_columns:
+        for i in np.flatnonzero(part.column("truth_columns") & ~truth_bits(store.root.truth_columns)):
+            report.add(f"{store.path}/index: names a truth column that the store lacks", _key(keys[i]))
     unknown = part.column("input") >= len(store.inputs)
     for i in np.flatnonzero(unknown):
         report.add(f"{store.path}/index: names an input that inputs/ does not hold", _key(keys[i]))
@@ -202,13 +205,17 @@ def _truth(image: Image, report: Report) -> None:
         report.add(f"{image.store.path}/truth/coords: not sorted by (x, y, z) without doubles", image.key)
     if not np.isfinite(voxels[1]).all():
         report.add(f"{image.store.path}/truth/value: rows of an image were never written", image.key)
+    for name, values in image.truth_columns.items():
+        if not known_column(values):
+            report.add(f"{image.store.path}/truth/{name}: rows of an image were never written", image.key)
 
 
 def diff(a: str | os.PathLike[str] | Store, b: str | os.PathLike[str] | Store) -> list[str]:
     """Differences between two stores, one line each; empty if they hold the same images.
 
     Same means: the same keys and, per key, bit-equal coords, charge, live and truth (at the voxels, and the truth
-    voxels). Where images lie, provenance and predictions do not count. Raises DamageError if an image cannot be read.
+    voxels with their columns). Where images lie, provenance and predictions do not count. Raises DamageError if an
+    image cannot be read.
     """
     first = a if isinstance(a, Store) else open(a)
     second = b if isinstance(b, Store) else open(b)
@@ -226,14 +233,17 @@ def diff(a: str | os.PathLike[str] | Store, b: str | os.PathLike[str] | Store) -
 
 def _differences(one: Image, other: Image) -> list[str]:
     """Names of the arrays of two images that are not bit-equal."""
-    names = ("coords", "charge", "live", "truth")
-    found = [name for name in names if not _same(getattr(one, name), getattr(other, name))]
+    plain = ("coords", "charge", "live", "truth")
+    found = [name for name in plain if not _same(getattr(one, name), getattr(other, name))]
     truths = one.truth_voxels, other.truth_voxels
     if truths[0] is None or truths[1] is None:
         same = truths[0] is truths[1]
     else:
         same = _same(truths[0][0], truths[1][0]) and _same(truths[0][1], truths[1][1])
-    return found if same else [*found, "truth_voxels"]
+    found += [] if same else ["truth_voxels"]
+    columns = one.truth_columns, other.truth_columns
+    names = sorted({*columns[0], *columns[1]})
+    return found + [f"truth column {n}" for n in names if not _same(columns[0].get(n), columns[1].get(n))]
 
 
 def _same(x: npt.NDArray[Any] | None, y: npt.NDArray[Any] | None) -> bool:

@@ -14,7 +14,16 @@ from larstore import fs
 from larstore.block import BlockFull, layouts, write_block
 from larstore.commit import commit, expect_file, mend_children
 from larstore.errors import DamageError, LockedError, StoreError
-from larstore.format import FAILURE_COLUMNS, INPUT_COLUMNS, TRUTH_ARRAYS, VOXEL_ARRAYS, Root, read_root
+from larstore.format import (
+    FAILURE_COLUMNS,
+    INPUT_COLUMNS,
+    TRUTH_ARRAYS,
+    VOXEL_ARRAYS,
+    Root,
+    read_root,
+    truth_arrays,
+    truth_bits,
+)
 from larstore.index import CommittedKeys, Key
 from larstore.locks import Lock
 from larstore.records import BlockSpec, Failure, ImageRows, InputFile, Receipt
@@ -79,7 +88,15 @@ class StoreWriter:
         committed = max(self._root.rows(path) for path in (*VOXEL_ARRAYS, *TRUTH_ARRAYS))
         first = max(self._lock.high_water, -(-committed // shard_rows))
         self._lock.raise_high_water(first + n_shards)
-        return BlockSpec(first, n_shards, shard_rows, int(a["chunk_rows"]), len(a["planes"]), self._lock.token)
+        return BlockSpec(
+            first,
+            n_shards,
+            shard_rows,
+            int(a["chunk_rows"]),
+            len(a["planes"]),
+            self._lock.token,
+            self._root.truth_columns,
+        )
 
     def commit(self, receipts: Sequence[Receipt], failures: Sequence[Failure] = ()) -> None:
         """Check the receipts against the files from here, then make their images and the failures visible at once.
@@ -113,7 +130,8 @@ class StoreWriter:
             )
         start, size = spec.first_shard * spec.shard_rows, spec.n_shards * spec.shard_rows
         expected: set[str] = set()
-        for kind, arrays in (("voxel", VOXEL_ARRAYS), ("truth", TRUTH_ARRAYS)):
+        named = {name for row in receipt.images for name in row.truth_columns}
+        for kind, arrays in (("voxel", VOXEL_ARRAYS), ("truth", truth_arrays(sorted(named)))):
             position = start
             for row in receipt.images:
                 if getattr(row, f"{kind}_start") not in (position, -1):
@@ -148,7 +166,10 @@ class StoreWriter:
         by_path |= {item.path: numbers[item.path, item.sha256] for item in inputs}
         shapes = {
             **{path: max((r.voxel_start + r.voxel_count for r in rows), default=0) for path in VOXEL_ARRAYS},
-            **{path: max((r.truth_start + r.truth_count for r in rows), default=0) for path in TRUTH_ARRAYS},
+            **{
+                path: max((r.truth_start + r.truth_count for r in rows), default=0)
+                for path in truth_arrays(self._root.truth_columns)
+            },
         }
 
         def change(root: Root) -> tuple[list[str], list[str]]:
@@ -159,7 +180,7 @@ class StoreWriter:
             tables = {
                 "inputs": (INPUT_COLUMNS, _input_table(new_inputs)),
                 "failures": (FAILURE_COLUMNS, _failure_table(failures, a["commit"])),
-                "index": (None, _index_table(rows, by_path, root.planes, a["commit"], deleted)),
+                "index": (None, _index_table(rows, by_path, root, deleted)),
             }
             changed = []
             for group, (_, table) in tables.items():
@@ -233,7 +254,7 @@ def _failure_table(failures: Sequence[Failure], number: int) -> dict[str, npt.ND
 
 
 def _index_table(
-    rows: list[ImageRows], by_path: dict[str, int], planes: list[str], number: int, deleted: bool
+    rows: list[ImageRows], by_path: dict[str, int], root: Root, deleted: bool
 ) -> dict[str, npt.NDArray[Any]]:
     """The index's new rows, column by column."""
     plain = ("file", "event", "tpc", "voxel_count", "truth_count", "run", "subrun", "n_bad_channels")
@@ -242,8 +263,10 @@ def _index_table(
         table[name] = np.array([getattr(r, name) for r in rows], np.int64)
     table["input"] = np.array([by_path.get(r.input, -1) for r in rows], np.int32)
     table["truth_sum"] = np.array([r.truth_sum for r in rows], np.float64)
-    table["commit"] = np.full(len(rows), number, np.int32)
+    table["commit"] = np.full(len(rows), root.attributes["commit"], np.int32)
     table["deleted"] = np.full(len(rows), deleted)
-    for i, plane in enumerate(planes):
+    if root.truth_columns:
+        table["truth_columns"] = np.array([truth_bits(r.truth_columns) for r in rows], np.int32)
+    for i, plane in enumerate(root.planes):
         table[f"charge_sum_{plane}"] = np.array([r.charge_sum[i] for r in rows], np.float64)
     return table

@@ -11,7 +11,7 @@ import xarray as xr
 from xarray.backends import BackendArray, BackendEntrypoint
 from xarray.core import indexing
 
-from larstore.format import ATTRIBUTE
+from larstore.format import ATTRIBUTE, truth_bits
 from larstore.index import KEYS, Rows
 from larstore.selection import Selection
 from larstore.store import open
@@ -20,7 +20,10 @@ Array = npt.NDArray[Any]
 
 
 class RaggedArray(BackendArray):
-    """Rows of the selected images one after the other, read when indexed. ``read(start, stop)`` gives stored rows."""
+    """Rows of the selected images one after the other, read when indexed. ``read(start, stop)`` gives stored rows.
+
+    Images whose ``start`` is -1 have no stored rows: ``fill`` stands for theirs.
+    """
 
     def __init__(
         self,
@@ -29,8 +32,10 @@ class RaggedArray(BackendArray):
         width: tuple[int, ...],
         dtype: np.dtype[Any],
         read: Callable[[int, int], Array],
+        fill: Any,
     ) -> None:
         self._start = start
+        self._fill = fill
         self._ends = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
         self.shape = (int(self._ends[-1]), *width)
         self.dtype = dtype
@@ -52,16 +57,17 @@ class RaggedArray(BackendArray):
 
     def _rows(self, low: int, high: int) -> Array:
         """Rows [low, high) of the closed-up array; runs that touch in the store are read at once."""
-        out = np.empty((high - low, *self.shape[1:]), dtype=self.dtype)
+        out = np.full((high - low, *self.shape[1:]), self._fill, dtype=self.dtype)
         if high <= low:
             return out
         images = np.arange(np.searchsorted(self._ends, low, "right") - 1, np.searchsorted(self._ends, high, "left"))
         first = np.maximum(self._ends[images], low)
         last = np.minimum(self._ends[images + 1], high)
         stored = self._start[images] + first - self._ends[images]
-        filled = last > first
+        filled = (last > first) & (self._start[images] >= 0)
         first, last, stored = first[filled], last[filled], stored[filled]
-        breaks = np.flatnonzero(stored[1:] != (stored + last - first)[:-1]) + 1
+        together = (stored[1:] == (stored + last - first)[:-1]) & (first[1:] == last[:-1])
+        breaks = np.flatnonzero(~together) + 1
         for a, b in zip([0, *breaks], [*breaks, len(stored)], strict=True):
             n = int(last[b - 1] - first[a])
             begin = int(first[a]) - low
@@ -73,8 +79,9 @@ def dataset(selection: Selection) -> xr.Dataset:
     """A selection as a Dataset.
 
     Dimensions image, voxel, true_voxel, plane, axis. ``voxel_count`` (image) says how many rows of ``voxel`` belong
-    to each image, one after the other; ``truth_count`` likewise. Truth is NaN where it is not known. Predictions are
-    ``score_NAME`` (voxel). Everything but the index is read when it is asked for.
+    to each image, one after the other; ``truth_count`` likewise. Truth is NaN where it is not known, and so is
+    ``truth_collected``; unknown ``truth_pdg`` and ``truth_track`` are -2^31. Predictions are ``score_NAME`` (voxel).
+    Everything but the index is read when it is asked for.
     """
     store, attributes = selection.store, selection.store.attributes
     units = attributes["units"]
@@ -83,11 +90,14 @@ def dataset(selection: Selection) -> xr.Dataset:
         layout = store.reader(path).layout
         start = selection.column(f"{kind}_start")
         count = selection.column(f"{kind}_count").astype(np.int64)
+        column = path.removeprefix("truth/")
+        if column in store.root.truth_columns:
+            start = np.where(selection.column("truth_columns") & truth_bits([column]), start, -1)
 
         def read(low: int, high: int) -> Array:
             return store.read_rows(path, low, high) if name is None else store.read_scores(name, low, high)
 
-        array = RaggedArray(start, count, layout.width, layout.dtype.newbyteorder("="), read)
+        array = RaggedArray(start, count, layout.width, layout.dtype.newbyteorder("="), read, layout.fill)
         return xr.Variable(dimensions, indexing.LazilyIndexedArray(array), attrs)
 
     variables: dict[str, Any] = {
@@ -100,9 +110,12 @@ def dataset(selection: Selection) -> xr.Dataset:
         "truth_coords": ragged("truth/coords", "truth", ("true_voxel", "axis"), units="voxel"),
         "truth_value": ragged("truth/value", "truth", ("true_voxel",), units=units),
     }
+    for name in store.root.truth_columns:
+        about = {"units": units} if name == "collected" else {"long_name": f"{name} of the particle that gave most"}
+        variables[f"truth_{name}"] = ragged(f"truth/{name}", "truth", ("true_voxel",), **about)
     for name in store.predictions:
         variables[f"score_{name}"] = ragged(f"predictions/{name}/score", "voxel", ("voxel",), name)
-    places = {"voxel_start", "truth_start", "deleted", *KEYS}
+    places = {"voxel_start", "truth_start", "deleted", "truth_columns", *KEYS}
     for name in store.index_columns.names:
         if name not in places:
             variables[name] = ("image", selection.column(name))

@@ -16,7 +16,7 @@ from preprocess.config import RunConfig
 from preprocess.detector import Detector, load_detector
 from preprocess.plan import Unit
 from preprocess.sources import Event, open_source
-from preprocess.voxels import Tiler, truth_at, voxelise_truth
+from preprocess.voxels import Tiler, truth_at, voxelise_columns, voxelise_truth
 
 HASH_CHUNK = 1 << 20
 
@@ -111,10 +111,13 @@ def _image(unit: Unit, event: Event, tiler: Tiler, config: RunConfig, result: Un
         raise InputError(f"{unit.path}: event {event.event}: {error}") from error
     middle = time.perf_counter()
     truth = truth_coords = truth_value = None
+    truth_columns = {}
     if event.truth is not None:
         frame = tiler.tpc.frame
         ticks = max(frame.n_ticks, event.first_tick + len(event.waveform))
-        truth_coords, truth_value = voxelise_truth(event.truth, config.downsample, (ticks, frame.n_y, frame.n_z))
+        shape = (ticks, frame.n_y, frame.n_z)
+        truth_coords, truth_value = voxelise_truth(event.truth, config.downsample, shape)
+        truth_columns = voxelise_columns(event.truth, event.truth_columns, config.downsample, shape)
         truth = truth_at(voxels.coords, truth_coords, truth_value)
     result.lit_samples += voxels.lit_samples
     result.seconds["tile"] += middle - start  # type: ignore[assignment]
@@ -129,6 +132,7 @@ def _image(unit: Unit, event: Event, tiler: Tiler, config: RunConfig, result: Un
         truth=truth,
         truth_coords=truth_coords,
         truth_value=truth_value,
+        truth_columns=truth_columns,
         input=unit.path,
         run=event.run,
         subrun=event.subrun,

@@ -12,6 +12,7 @@ from distributed import Client, KilledWorker, as_completed
 
 import larstore
 from larstore.errors import LarstoreError, StoreError
+from larstore.format import TRUTH_COLUMNS
 from larstore.geometry import Geometry
 from larstore.records import BlockSpec, Failure, Receipt
 from preprocess.config import RunConfig
@@ -123,6 +124,7 @@ def _create_output(config: RunConfig, detector: Detector, geometry: Geometry) ->
         planes=[plane.name for plane in planes],
         shard_rows=config.shard_rows,
         chunk_rows=config.chunk_rows,
+        truth_columns=list(TRUTH_COLUMNS) if config.truth else (),  # a column that no input knows costs nothing
     )
 
 

@@ -1,12 +1,14 @@
 """Tiling as its users call it: checked input, one event at a time, and truth points on the same voxels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from larstore.errors import ConfigError, InputError
+from larstore.image import at_voxels
 from preprocess.cache import overlaps_of
 from preprocess.detector.model import Tpc
 from preprocess.overlap import TILE
@@ -202,10 +204,57 @@ def voxelise_truth(
     Returns:
         coords (n, 3) uint16, unique and sorted by (x, y, z), and value (n,) float32.
     """
-    steps = np.array(_check_downsample(downsample))
+    points, keys, order = _sorted_points(_check_points(truth), downsample, shape)
+    unique, value = np.empty_like(keys), np.empty(len(keys), np.float64)
+    n = sum_runs(order, keys, points[:, 3], unique, value)
+    unique = unique[:n]
+    coords = np.column_stack([unique >> 32, unique >> 16 & 0xFFFF, unique & 0xFFFF]).astype(np.uint16)
+    return coords, value[:n].astype(np.float32)
+
+
+def voxelise_columns(
+    truth: npt.ArrayLike, columns: Mapping[str, npt.NDArray[Any]], downsample: Sequence[int], shape: Sequence[int]
+) -> dict[str, npt.NDArray[Any]]:
+    """Columns of the truth points for the voxels of ``voxelise_truth``, which takes the same other arguments.
+
+    ``collected`` (float32) is summed; ``pdg`` and ``track`` (int32) are those of the point with the largest value in
+    the voxel, the first one of equals. InputError for a column that is not (m,) finite numbers.
+    """
+    if not columns:
+        return {}
+    points = _check_points(truth)
+    for name, values in columns.items():
+        if values.shape != (len(points),) or values.dtype.kind not in "fiu":
+            raise InputError(
+                f"Truth column {name} has shape {values.shape} and type {values.dtype}. "
+                f"Fix: give one number for each of the {len(points)} truth points."
+            )
+    points, keys, order = _sorted_points(np.column_stack([points, *columns.values()]), downsample, shape)
+    first = np.flatnonzero(np.diff(keys[order], prepend=-1))  # where each voxel's points begin
+    by_value = np.lexsort((-points[:, 3], keys))  # stable: the first of equals stays first
+    found: dict[str, npt.NDArray[Any]] = {}
+    for i, name in enumerate(columns, 4):
+        if name == "collected":
+            unique, total = np.empty_like(keys), np.empty(len(keys), np.float64)
+            n = sum_runs(order, keys, points[:, i], unique, total)
+            found[name] = total[:n].astype(np.float32)
+        else:
+            found[name] = points[by_value[first], i].astype(np.int32)
+    return found
+
+
+def _check_points(truth: npt.ArrayLike) -> npt.NDArray[np.float64]:
     points = np.asarray(truth, np.float64)
     if points.ndim != 2 or points.shape[1] != 4:
         raise InputError(f"Truth points have shape {points.shape}. Fix: give (m, 4): tick, y pixel, z pixel, value.")
+    return points
+
+
+def _sorted_points(
+    points: npt.NDArray[np.float64], downsample: Sequence[int], shape: Sequence[int]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The points inside the grid, each one's voxel as one number, and the order that sorts these."""
+    steps = np.array(_check_downsample(downsample))
     if not np.isfinite(points).all():
         raise InputError(
             f"Truth point {int(np.argwhere(~np.isfinite(points))[0, 0])} is not finite. Fix: repair the input."
@@ -213,30 +262,14 @@ def voxelise_truth(
     for axis, what in enumerate(("ticks", "y pixels", "z pixels")):
         _check_axis(what, int(shape[axis]), int(steps[axis]))
     inside = ((points[:, :3] >= 0) & (points[:, :3] < np.asarray(shape))).all(axis=1)
-    x, y, z = (points[inside, :3].astype(np.int64) // steps).T
+    points = points[inside]
+    x, y, z = (points[:, :3].astype(np.int64) // steps).T
     keys = (x << 32) | (y << 16) | z
-    order = np.argsort(keys, kind="stable")
-    unique, value = np.empty_like(keys), np.empty(len(keys), np.float64)
-    n = sum_runs(order, keys, points[inside, 3], unique, value)
-    unique = unique[:n]
-    coords = np.column_stack([unique >> 32, unique >> 16 & 0xFFFF, unique & 0xFFFF]).astype(np.uint16)
-    return coords, value[:n].astype(np.float32)
+    return points, keys, np.argsort(keys, kind="stable")
 
 
 def truth_at(
     coords: npt.NDArray[np.uint16], truth_coords: npt.NDArray[np.uint16], truth_value: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float32]:
     """Truth (n,) at voxels (n, 3), 0 where there is none; ``truth_coords`` as ``voxelise_truth`` returns them."""
-    value = np.zeros(len(coords), np.float32)
-    if not len(truth_coords):
-        return value
-    keys, wanted = _keys(truth_coords), _keys(coords)
-    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    found = keys[at] == wanted
-    value[found] = truth_value[at[found]]
-    return value
-
-
-def _keys(coords: npt.NDArray[np.uint16]) -> npt.NDArray[np.int64]:
-    wide = coords.astype(np.int64)
-    return np.asarray(wide[:, 0] << 32 | wide[:, 1] << 16 | wide[:, 2])
+    return at_voxels(coords, truth_coords, truth_value)

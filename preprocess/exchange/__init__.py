@@ -1,0 +1,1 @@
+"""Stores to and from other programs' files: the research code's `xy` and `yinf`, NuML-like HDF5, Wire-Cell Bee."""
