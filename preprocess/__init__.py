@@ -11,8 +11,9 @@ _PUBLIC = {
     "run": "preprocess.runner",
     "make_cluster": "preprocess.cluster",
     "open_source": "preprocess.sources",
+    "open_depos": "preprocess.sources",
 }
-__all__ = ["Tiler", "load_detector", "make_cluster", "open_source", "run", "simulate"]
+__all__ = ["Tiler", "load_detector", "make_cluster", "open_depos", "open_source", "run", "simulate"]
 
 
 def __getattr__(name: str) -> Any:

@@ -59,6 +59,10 @@ def detector(
 
 
 def simulate(
+    more: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FILE…]", help="Further files behind that of --depos.", hidden=True)
+    ] = None,
+    *,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the files, made if missing.")],
     detector: Annotated[
         str, typer.Option(help="Name of a detector, or path of a wires file or YAML.")
@@ -69,27 +73,40 @@ def simulate(
     seed: Annotated[int, typer.Option(min=0, help="Seed: the same one gives the same bytes.")] = 0,
     first_file: Annotated[int, typer.Option(min=0, help="Number of the first file.")] = 1,
     sample: Annotated[str, typer.Option(help="Name of the sample, part of the file names.")] = "Sim",
+    depos: Annotated[
+        list[Path] | None,
+        typer.Option("--depos", metavar="FILE…", help="Read out these deposits: a file for each of them."),
+    ] = None,
+    place: Annotated[
+        str | None, typer.Option(metavar="X,Y,Z[,ROT]", help="Where the deposits' origin goes: mm, degrees about y.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML with simulation settings.")] = None,
     overrides: Overrides = None,
     workers: Workers = None,
 ) -> None:
-    """Simulate events: frames in the Wire-Cell format, and their truth.
+    """Simulate events, or read out deposits that another program made: frames in the Wire-Cell format, and their truth.
 
     Example: larstore simulate -o sim --detector protodune-sp --events 40 --seed 1
     """
+    given = [*(depos or []), *(more or [])]
+    if not depos and (more or place is not None):
+        raise typer.BadParameter("is needed for files and --place", param_hint="--depos")
     from larstore.settings import apply_overrides, check, read_yaml
     from preprocess.progress import bar
     from preprocess.simulation import SimulationConfig
     from preprocess.simulation.parallel import simulate_files
+    from preprocess.sources import Place
 
     values: dict[str, Any] = {} if config is None else read_yaml(config)
     apply_overrides(values, overrides or [])
     settings = check(SimulationConfig, values, str(config or "options"))
     chosen = _numbers(tpcs, "--tpcs") or ()
-    with bar("simulating", -(-events // events_per_file), "files") as advance:
+    where = None if place is None else Place.parse(place)
+    with bar("simulating", len(given) or -(-events // events_per_file), "files") as advance:
         paths = simulate_files(
-            output, detector, chosen, events, events_per_file, seed, settings, first_file, sample, workers, advance
-        )
+            output, detector, chosen, events, events_per_file, seed, settings, first_file, sample, workers, advance,
+            given, where,
+        )  # fmt: skip
     for path in paths:
         print(path)
 

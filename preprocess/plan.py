@@ -12,7 +12,7 @@ from larstore.records import Failure
 from preprocess.config import RunConfig
 from preprocess.detector import Detector
 from preprocess.sources import open_source
-from preprocess.sources.names import ARCHIVE_SUFFIXES, file_number, parse_name
+from preprocess.sources.names import ARCHIVE_SUFFIXES, HDF5_SUFFIXES, file_number, parse_name
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ def find_inputs(config: RunConfig) -> list[Path]:
 
 
 def _is_read_out(path: Path, product: str) -> bool:
-    if not path.is_file() or not path.name.endswith(ARCHIVE_SUFFIXES):
+    if not path.is_file() or not path.name.endswith(ARCHIVE_SUFFIXES + HDF5_SUFFIXES):
         return False
     name = parse_name(path)
-    # An npz of another name may hold anything; it is read where it is named itself.
-    return name.product == product if name is not None else path.suffix != ".npz"
+    # An npz or HDF5 file of another name may hold anything; it is read where it is named itself.
+    return name.product == product if name is not None else not path.name.endswith((".npz", *HDF5_SUFFIXES))
 
 
 def make_plan(config: RunConfig, detector: Detector, store: larstore.Store | None) -> Plan:

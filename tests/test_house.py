@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "preprocess": {"larstore", "preprocess"},
     "train": {"larstore", "train"},
 }
-HEAVY = ("torch", "numba", "dask", "distributed", "lightning", "plotly", "scipy")
+HEAVY = ("torch", "numba", "dask", "distributed", "lightning", "plotly", "scipy", "h5py")
 
 
 def imported_packages(path: Path) -> set[str]:
@@ -52,6 +52,11 @@ def test_help_is_light():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "HEAVY []" in done.stdout
     for command in (
+        "closure",
+        "detector",
+        "export",
+        "import-xy",
+        "inspect",
         "preprocess",
         "simulate",
         "train",

@@ -47,7 +47,7 @@ class DemoSettings:
 
 # All that shapes the result is written out here, as a report must tell it; the rest are constants of argon.
 SIMULATION: dict[str, Any] = {
-    "muons": 1.0,  # a TPC in times_us; ProtoDUNE-SP has about 15
+    "muons": 1.0,  # a TPC in times_us; ProtoDUNE-SP has about 20
     "times_us": [-3325.0, 3125.0],
     "beam_tracks": 1.0,
     "beam_energy_gev": [0.3, 7.0],
@@ -60,10 +60,17 @@ SIMULATION: dict[str, Any] = {
     "smear_ticks": [2.69, 2.68, 2.71],
     "smear_pitches": [0.74, 0.72, 0.14],
     "gains": [1.0, 1.0, 1.0],
-    "noise": [240.0, 246.0, 193.0],  # electrons a tick, rms
+    "noise": [215.0, 220.0, 138.0],  # electrons a tick, rms
     "noise_ticks": 2.65,
+    "induction_us": 3.04,
+    "noise_low_mhz": 0.016,
     "roi_threshold": [3.0, 3.0, 5.0],  # in rms
+    "roi_sure": [4.5, 4.5, 5.0],
     "roi_padding": 5,
+    "gaps": 0.5,  # probability that a piece of a prolonged region of u or v is lost
+    "gap_ticks": 50,
+    "gap_piece": 25,
+    "gap_peak": 6.0,
     "dead_channels": 0.0,
 }
 

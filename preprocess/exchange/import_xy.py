@@ -83,7 +83,7 @@ def _grouped(files: Iterable[Path], geometry: Geometry) -> tuple[Groups, dict[Xy
         if name.tpc not in geometry.tpcs:
             raise InputError(
                 f"{path}: TPC {name.tpc} is not one of {geometry.detector}'s; joined TPCs (159 is 1, 5 and 9) cannot "
-                "be imported. Fix: import the files of the single TPCs, then larstore join."
+                "be imported. Fix: import the files of the single TPCs."
             )
         known = names if product == "xy" else scores
         if name in known:

@@ -1,39 +1,36 @@
-"""Simulated events: Wire-Cell frame archives and the true electrons, from a seed."""
+"""Simulated events: Wire-Cell frame archives and the true electrons, from a seed or from given deposits."""
 
+import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from larstore.errors import ConfigError
+from larstore.errors import ConfigError, InputError
 from preprocess.detector.model import Detector, Tpc
 from preprocess.simulation.config import SimulationConfig
-from preprocess.simulation.particles import box_of, make_deposits, union
+from preprocess.simulation.event import SimulatedEvent, event_deposits, read_out_event, simulate_event, truth_of
+from preprocess.simulation.particles import Deposits
 from preprocess.simulation.response import Response
-from preprocess.simulation.write import Frame, write_arrays, write_frames
+from preprocess.simulation.write import Frame, write_frames, write_truth
 
-__all__ = ["SimulationConfig", "simulate", "simulate_event"]
+if TYPE_CHECKING:  # readers are loaded by those who use them
+    from preprocess.sources.depos import DepoEvent, DepoSource
 
-PARTICLES, NOISE, DEAD = 0, 1, 2  # which stream of random numbers
-
-
-@dataclass(frozen=True)
-class SimulatedEvent:
-    """One event of one TPC.
-
-    Attributes:
-        waveform: (ticks, columns) float32 electrons.
-        truth: (m, 4) float32 tick, y pixel, z pixel (whole numbers at full resolution) and electrons after
-            recombination, before attachment.
-        bad: (n, 3) int32 rows [channel, first tick, end tick) of dead channels.
-    """
-
-    waveform: npt.NDArray[np.float32]
-    truth: npt.NDArray[np.float32]
-    bad: npt.NDArray[np.int32]
+__all__ = [
+    "Deposits",
+    "Response",
+    "SimulatedEvent",
+    "SimulationConfig",
+    "read_out_event",
+    "responses_of",
+    "simulate",
+    "simulate_event",
+    "truth_of",
+]
 
 
 def simulate(
@@ -47,12 +44,13 @@ def simulate(
     first_file: int = 1,
     sample: str = "Sim",
     progress: Callable[[int, int], None] | None = None,
+    depos: "Sequence[DepoSource]" = (),
 ) -> list[Path]:
     """Write ``sim_<sample>_<file>_wire-TPC<n>.tar.gz`` and ``sim_<sample>_<file>_depoElectron-TPC<n>.npz``.
 
     An event depends on (seed, file, event), the detector, the settings and the set of TPCs (their common
-    box decides where particles start); not on how many events or files are made. All TPCs of an
-    event see the same particles.
+    box, with that of their partners, decides where particles start); not on how many events or files are made. All
+    TPCs of an event see the same particles.
 
     Args:
         out_dir: folder, made if missing. Files of these names are replaced.
@@ -63,12 +61,15 @@ def simulate(
         first_file: number of the first file.
         sample: letters and digits, part of the names.
         progress: called with (events done, events in all).
+        depos: deposits to read out instead of generated ones: a file of output for each of them, with all its
+            events; ``n_files`` and ``events_per_file`` then count for nothing.
 
     Returns:
         The frame archives, by file, then TPC.
 
     Raises:
         ConfigError: an argument out of range, a TPC that cannot be simulated.
+        InputError: a file of deposits that cannot be read, or that has nothing in any of the TPCs.
     """
     for name, value, least in (
         ("n_files", n_files, 1), ("events_per_file", events_per_file, 1),
@@ -78,71 +79,93 @@ def simulate(
             raise ConfigError(f"{name} = {value}. Fix: give a whole number from {least}.")
     if not re.fullmatch(r"[A-Za-z0-9]+", sample):
         raise ConfigError(f"sample = {sample!r}. Fix: use letters and digits only.")
-    if not tpcs or len(set(tpcs)) != len(tpcs):
-        raise ConfigError(f"tpcs = {tuple(tpcs)}. Fix: name each TPC once, as in (1, 5, 9).")
-    settings = config or SimulationConfig()
-    responses = [Response(detector.tpc(number), settings) for number in tpcs]
+    responses = responses_of(detector, tpcs, config or SimulationConfig())
+    sizes = [source.n_events for source in depos] if depos else [events_per_file] * n_files
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    written, done = [], 0
-    for file in range(first_file, first_file + n_files):
+    written: list[Path] = []
+    n_all, done = sum(sizes) * len(responses), itertools.count(1)
+
+    def tick() -> None:
+        if progress is not None:
+            progress(next(done), n_all)
+
+    for index, n_events in enumerate(sizes):
+        file = first_file + index
+        paths, points = [], 0
         for response in responses:
-            truths: list[npt.NDArray[np.float32]] = []
-
-            def frames(response: Response = response, file: int = file, truths: list[npt.NDArray[np.float32]] = truths
-                       ) -> Iterator[Frame]:  # fmt: skip
-                nonlocal done
-                for event in range(events_per_file):
-                    made = simulate_event(responses, response, seed, file, event)
-                    truths.append(made.truth)
-                    yield _frame(response.tpc, event, made)
-                    done += 1
-                    if progress is not None:
-                        progress(done, n_files * events_per_file * len(responses))
-
-            number = response.tpc.number
-            path = folder / f"sim_{sample}_{file}_wire-TPC{number}.tar.gz"
-            write_frames(path, frames())
-            write_arrays(folder / f"sim_{sample}_{file}_depoElectron-TPC{number}.npz", truths)
-            written.append(path)
+            if depos:
+                events = (_given(event) for event in depos[index].events(response.config))
+            else:
+                events = (event_deposits(responses, seed, file, event) for event in range(n_events))
+            path = folder / f"sim_{sample}_{file}_wire-TPC{response.tpc.number}.tar.gz"
+            truth_path = folder / f"sim_{sample}_{file}_depoElectron-TPC{response.tpc.number}.npz"
+            points += _write(path, truth_path, response, events, seed, file, tick)
+            paths += [path, truth_path]
+        if depos and points == 0:
+            for path in paths:
+                path.unlink()
+            raise InputError(
+                f"{depos[index].path}: no deposit of its {n_events} events lies in TPC {', '.join(map(str, tpcs))}. "
+                "Fix: choose other TPCs, or place the deposits."
+            )
+        written += paths[::2]
     return written
 
 
-def simulate_event(
-    responses: Sequence[Response], response: Response, seed: int, file: int, event: int
-) -> SimulatedEvent:
-    """One event as one TPC sees it.
+def responses_of(detector: Detector, tpcs: Sequence[int], config: SimulationConfig) -> list[Response]:
+    """Responses of some TPCs of a detector, with the faces that share channels with them.
 
-    Args:
-        responses: of all TPCs that the event's particles may cross.
-        response: of the TPC to read out.
-        seed, file, event: whole numbers from 0 that choose the random numbers.
+    Raises:
+        ConfigError: no TPC, one named twice or one that cannot be simulated; a dead channel that none of them has.
     """
-    tpc, config = response.tpc, response.config
-    boxes = [box_of(r.tpc) for r in responses]
-    deposits = make_deposits(_rng(seed, file, event, PARTICLES), union(boxes), boxes[0], config)
-    deposits = deposits[box_of(tpc).contains(deposits[:, :3])]
-    dead = np.flatnonzero(_rng(seed, tpc.number, 0, DEAD).random(len(tpc.channels)) < config.dead_channels)
-    waveform = response.read_out(response.charge(deposits), _rng(seed, file, event, NOISE, tpc.number), dead)
-    bad = np.zeros((len(dead), 3), np.int32)
-    bad[:, 0], bad[:, 2] = tpc.channels[dead], response.n_ticks
-    return SimulatedEvent(waveform, truth_of(tpc, deposits), bad)
+    if not tpcs or len(set(tpcs)) != len(tpcs):
+        raise ConfigError(f"tpcs = {tuple(tpcs)}. Fix: name each TPC once, as in (1, 5, 9).")
+    chosen = [detector.tpc(number) for number in tpcs]
+    if isinstance(config.dead_channels, tuple):
+        missing = np.setdiff1d(config.dead_channels, np.concatenate([tpc.channels for tpc in chosen]))
+        if len(missing):
+            raise ConfigError(
+                f"dead_channels: TPC {', '.join(map(str, tpcs))} of {detector.name} has no channel {missing[0]}. "
+                "Fix: list channels of its anode."
+            )
+    return [Response(tpc, config, detector.partners(tpc)) for tpc in chosen]
 
 
-def truth_of(tpc: Tpc, deposits: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    """(m, 4) tick, y pixel, z pixel, electrons of (n, 5) deposits; those outside the read-out window are left out.
-
-    Deposits in one full-resolution voxel are not summed.
-    """
-    ticks = tpc.to_ticks(deposits[:, 0], deposits[:, 3])
-    y, z = tpc.to_pixels(deposits[:, 1], deposits[:, 2])
-    places = np.floor(np.column_stack([ticks, y, z]))
-    inside = ((places >= 0) & (places < [tpc.frame.n_ticks, tpc.frame.n_y, tpc.frame.n_z])).all(axis=1)
-    return np.column_stack([places, deposits[:, 4]])[inside].astype(np.float32)
+def _given(event: "DepoEvent") -> Deposits:
+    return Deposits(event.deposits, event.pdg, event.track)
 
 
-def _rng(*numbers: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(numbers)))
+def _write(
+    path: Path,
+    truth_path: Path,
+    response: Response,
+    events: Iterable[Deposits],
+    seed: int,
+    file: int,
+    tick: Callable[[], None],
+) -> int:
+    """Write the frames and the truth of one file and TPC, one event in memory at a time; number of truth points."""
+    truths: list[dict[str, npt.NDArray[Any]]] = []
+
+    def frames() -> Iterator[Frame]:
+        for event, deposits in enumerate(events):
+            made = read_out_event(response, deposits, seed, file, event)
+            truths.append(
+                {
+                    "arr": made.truth,
+                    "collected": made.collected,
+                    "pdg": made.pdg,
+                    "track": made.track,
+                    "outside": np.array(made.outside),
+                }
+            )
+            yield _frame(response.tpc, event, made)
+            tick()
+
+    write_frames(path, frames())
+    write_truth(truth_path, truths)
+    return sum(len(truth["arr"]) for truth in truths)
 
 
 def _frame(tpc: Tpc, event: int, made: SimulatedEvent) -> Frame:

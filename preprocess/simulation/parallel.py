@@ -5,9 +5,13 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from preprocess.detector import load_detector
 from preprocess.simulation import SimulationConfig, simulate
+
+if TYPE_CHECKING:
+    from preprocess.sources.depos import Place
 
 
 def _one_file(
@@ -19,8 +23,12 @@ def _one_file(
     config: SimulationConfig,
     file: int,
     sample: str,
+    depo: "tuple[Path, Place | None] | None",
 ) -> list[Path]:
-    return simulate(out_dir, load_detector(detector), tpcs, 1, events, seed, config, file, sample)
+    from preprocess.sources.depos import open_depos
+
+    depos = [] if depo is None else [open_depos(*depo)]
+    return simulate(out_dir, load_detector(detector), tpcs, 1, events, seed, config, file, sample, None, depos)
 
 
 def simulate_files(
@@ -35,18 +43,27 @@ def simulate_files(
     sample: str = "Sim",
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
+    depos: Sequence[Path] = (),
+    place: "Place | None" = None,
 ) -> list[Path]:
     """As ``simulate`` for ``events`` in all, with files shared among ``workers`` processes (one for each core).
 
-    The last file may hold fewer events; ``progress`` is called with the number of files done.
+    The last file may hold fewer events; ``progress`` is called with the number of files done. With ``depos`` the
+    i-th of them becomes file ``first_file`` + i, with all its events; ``place`` is where their origin goes.
     """
-    files = range(first_file, first_file - (-events // events_per_file))
-    count = min(len(files), workers or len(os.sched_getaffinity(0)))
-    sizes = dict.fromkeys(files, events_per_file) | {files[-1]: events - (len(files) - 1) * events_per_file}
+    n_files = len(depos) or -(-events // events_per_file)
+    files = range(first_file, first_file + n_files)
+    count = min(n_files, workers or len(os.sched_getaffinity(0)))
+    sizes = dict.fromkeys(files, events_per_file)
+    if not depos:
+        sizes[files[-1]] = events - (n_files - 1) * events_per_file
+    given = {file: (path, place) for file, path in zip(files, depos, strict=False)}
     paths: dict[int, list[Path]] = {}
     with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
         futures = {
-            pool.submit(_one_file, out_dir, detector, tpcs, sizes[file], seed, config, file, sample): file
+            pool.submit(
+                _one_file, out_dir, detector, tpcs, sizes[file], seed, config, file, sample, given.get(file)
+            ): file
             for file in files
         }
         try:

@@ -1,6 +1,7 @@
 """From electrons in argon to what signal processing hands on: drift, diffusion, filter smear, noise, regions."""
 
 import math
+from collections.abc import Sequence
 
 import numba
 import numpy as np
@@ -9,6 +10,9 @@ import numpy.typing as npt
 from larstore.errors import ConfigError
 from preprocess.detector.model import Tpc
 from preprocess.simulation.config import SimulationConfig
+from preprocess.simulation.noise import add_noise, shape
+from preprocess.simulation.particles import Box, box_of
+from preprocess.simulation.regions import copy_regions, find_regions, keep_connected, lose_prolonged, room_for
 
 Floats = npt.NDArray[np.float64]
 Waveform = npt.NDArray[np.float32]
@@ -18,42 +22,100 @@ MIN_SIGMA = 1e-3  # in ticks or mm; without any smear the charge stays in one ti
 
 
 class Response:
-    """The response of one TPC. Building it prepares the planes' strip edges.
+    """The response of one TPC. Building it prepares the planes' strip edges and the colours of the noise.
+
+    Attributes:
+        tpc, config: what it was built from.
+        boxes: the drift volumes of the partners, whose charge arrives on shared channels too.
+        plane_of: (columns,) the plane of each column, −1 for those of the other face.
 
     Raises:
         ConfigError: a TPC without drift constants, or with more than the three planes the settings have numbers for.
     """
 
-    def __init__(self, tpc: Tpc, config: SimulationConfig) -> None:
+    def __init__(self, tpc: Tpc, config: SimulationConfig, partners: Sequence[Tpc] = ()) -> None:
         self.tpc, self.config = tpc, config
+        self._own = _Face(tpc, config)
+        self._partners = [_Face(partner, config) for partner in partners]
+        self.boxes: list[Box] = [box_of(partner) for partner in partners]
+        self.n_ticks = tpc.frame.n_ticks
+        self.plane_of = np.full(len(tpc.channels), -1, np.int64)
+        for index, plane in enumerate(tpc.planes):
+            self.plane_of[plane.column] = index
+        last = len(tpc.planes) - 1  # it collects
+        self._shapes = [shape(config, self._own.tick, self.n_ticks, index < last) for index in range(last + 1)]
+
+    def charge(self, deposits: Floats) -> Waveform:
+        """(columns, ticks) electrons without noise, of (n, 5) deposits x, y, z [mm], t [µs], electrons.
+
+        Deposits in a partner's drift volume drift to that face, and arrive where its wires share this TPC's channels.
+        Charge beyond the outermost wires' strips, or outside the read-out window, is lost.
+        """
+        out = np.zeros((len(self.tpc.channels), self.n_ticks), np.float32)
+        for box, partner in zip(self.boxes, self._partners, strict=True):
+            beyond = box.contains(deposits[:, :3])
+            partner.add(deposits[beyond], out)
+            deposits = deposits[~beyond]
+        self._own.add(deposits, out)
+        return out
+
+    def read_out(self, charge: Waveform, rng: np.random.Generator, dead: npt.NDArray[np.int64]) -> Waveform:
+        """(ticks, columns) as after signal processing: noise, regions of interest, gaps, dead columns set to 0.
+
+        Args:
+            charge: (columns, ticks) of ``charge``; gets the noise added.
+            rng: random numbers of this event and TPC.
+            dead: dead columns.
+        """
+        config = self.config
+        n_planes = len(self.tpc.planes)
+        rms = np.array(config.noise[:n_planes])
+        for index, plane_shape in enumerate(self._shapes):
+            if rms[index] > 0:
+                add_noise(rng, plane_shape, rms[index], np.flatnonzero(self.plane_of == index), charge)
+        charge[dead] = 0.0
+        room = room_for(len(charge), self.n_ticks, config.roi_padding)
+        threshold = np.array(config.roi_threshold[:n_planes]) * rms
+        regions = room[: find_regions(charge, self.plane_of, threshold, config.roi_padding, room)]
+        kept = np.empty(len(regions), np.bool_)
+        keep_connected(charge, self.plane_of, np.array(config.roi_sure[:n_planes]) * rms, regions, kept)
+        regions = regions[kept]
+        if config.gaps > 0:
+            uniforms = rng.random((len(charge), self.n_ticks // config.gap_piece + 1), dtype=np.float32)
+            limit = config.gap_peak * rms
+            limit[-1] = 0.0  # the collected signal has one sign: nothing cancels
+            lose_prolonged(
+                charge, regions, self.plane_of, limit, config.gap_ticks, config.gap_piece, config.gaps, uniforms
+            )
+        out = np.zeros((self.n_ticks, len(charge)), np.float32)
+        copy_regions(charge, regions, out)
+        return out
+
+
+class _Face:
+    """The wires of one face, ready to be charged."""
+
+    def __init__(self, tpc: Tpc, config: SimulationConfig) -> None:
         speed, tick, n_ticks = tpc.frame.drift_speed_mm_us, tpc.frame.tick_us, tpc.frame.n_ticks
         if speed is None or tick is None or n_ticks < 1 or len(tpc.planes) > len(config.noise):
             raise ConfigError(
                 f"TPC {tpc.number} of {tpc.detector}: drift speed {speed}, tick {tick} µs, {n_ticks} ticks, "
                 f"{len(tpc.planes)} planes. Fix: simulate a detector with drift constants and at most three planes."
             )
-        self.speed, self.tick, self.n_ticks = float(speed), float(tick), n_ticks
+        self.tpc, self.config = tpc, config
+        self.speed, self.tick = float(speed), float(tick)
         self.edges = []
         for plane in tpc.planes:
             middle = 0.5 * (plane.offset_mm[1:] + plane.offset_mm[:-1])
             half = 0.5 * plane.pitch_mm
             self.edges.append(np.concatenate([[plane.offset_mm[0] - half], middle, [plane.offset_mm[-1] + half]]))
-        self.plane_of = np.full(len(tpc.channels), -1, np.int64)  # columns of the other face belong to no plane
-        for index, plane in enumerate(tpc.planes):
-            self.plane_of[plane.column] = index
 
-    def charge(self, deposits: Floats) -> Waveform:
-        """(columns, ticks) electrons without noise, of (n, 5) deposits x, y, z [mm], t [µs], electrons.
-
-        Charge beyond the outermost wires' strips, or outside the read-out window, is lost.
-        """
+    def add(self, deposits: Floats, out: Waveform) -> None:
+        """Add the charge of (n, 5) deposits to (columns, ticks)."""
         config = self.config
-        out = np.zeros((len(self.tpc.channels), self.n_ticks), np.float32)
-        drift_us = np.maximum(
-            self.tpc.frame.drift_sign * (deposits[:, 0] - self.tpc.frame.anode_x_mm) / self.speed, 0.0
-        )
+        drift_us = drift_time(self.tpc, deposits[:, 0])
         ticks = self.tpc.to_ticks(deposits[:, 0], deposits[:, 3])
-        arriving = deposits[:, 4] * (np.exp(-drift_us / config.lifetime_us) if config.lifetime_us else 1.0)
+        arriving = deposits[:, 4] * surviving(drift_us, config)
         long_mm2 = 2.0 * config.diffusion_l_cm2_s * CM2_S_TO_MM2_US * drift_us
         trans_mm2 = 2.0 * config.diffusion_t_cm2_s * CM2_S_TO_MM2_US * drift_us
         for index, plane in enumerate(self.tpc.planes):
@@ -64,30 +126,20 @@ class Response:
                 ticks, pitch, arriving * config.gains[index], np.maximum(sigma_tick, MIN_SIGMA),
                 np.maximum(sigma_mm, MIN_SIGMA), self.edges[index], plane.column, out,
             )  # fmt: skip
-        return out
 
-    def read_out(self, charge: Waveform, rng: np.random.Generator, dead: npt.NDArray[np.int64]) -> Waveform:
-        """(ticks, columns) as after signal processing: noise, regions of interest, dead columns set to 0.
 
-        Noise exists only where a signal reaches (4 σ): there are no regions of pure noise.
+def drift_time(tpc: Tpc, x_mm: Floats) -> Floats:
+    """Time in µs that electrons from ``x_mm`` take to the TPC's anode; 0 for those behind it."""
+    speed = tpc.frame.drift_speed_mm_us
+    assert speed is not None  # checked when the response was built
+    return np.asarray(np.maximum(tpc.frame.drift_sign * (x_mm - tpc.frame.anode_x_mm) / speed, 0.0))
 
-        Args:
-            charge: (columns, ticks) of ``charge``; gets the noise added.
-            rng: random numbers of this event and TPC.
-            dead: dead columns.
-        """
-        config = self.config
-        n_planes = len(self.tpc.planes)
-        charge[dead] = 0.0
-        if any(config.noise[:n_planes]):
-            rows = np.count_nonzero(charge, axis=1)
-            normals = rng.standard_normal(int(rows.sum()), dtype=np.float32)
-            memory = math.exp(-1.0 / config.noise_ticks) if config.noise_ticks > 0 else 0.0
-            add_noise(charge, self.plane_of, np.array(config.noise, np.float32), memory, normals)
-        out = np.zeros((self.n_ticks, len(charge)), np.float32)
-        threshold = np.array(config.roi_threshold) * np.array(config.noise)
-        keep_regions(charge, self.plane_of, threshold, config.roi_padding, out)
-        return out
+
+def surviving(drift_us: Floats, config: SimulationConfig) -> Floats:
+    """The share of electrons that attachment leaves after a drift of so many µs."""
+    if config.lifetime_us is None:
+        return np.ones_like(drift_us)
+    return np.asarray(np.exp(-drift_us / config.lifetime_us))
 
 
 @numba.njit(cache=True)
@@ -128,49 +180,3 @@ def spread(
                     out[row, t] += part * in_tick[t]
             low = high
             wire += 1
-
-
-@numba.njit(cache=True)
-def add_noise(
-    charge: Waveform,
-    plane_of: npt.NDArray[np.int64],
-    rms: npt.NDArray[np.float32],
-    memory: float,
-    normals: npt.NDArray[np.float32],
-) -> None:
-    """Add noise where charge is not 0; first-order autoregressive, ``memory``: correlation of neighbouring ticks."""
-    fresh = math.sqrt(1.0 - memory * memory)
-    drawn = 0
-    for row in range(charge.shape[0]):
-        plane = plane_of[row]
-        previous, last = 0.0, -2
-        for t in range(charge.shape[1]):
-            if charge[row, t] != 0.0:
-                normal = normals[drawn]
-                drawn += 1
-                previous = memory * previous + fresh * normal if last == t - 1 else normal
-                last = t
-                if plane >= 0:
-                    charge[row, t] += rms[plane] * previous
-
-
-@numba.njit(cache=True)
-def keep_regions(
-    charge: Waveform, plane_of: npt.NDArray[np.int64], threshold: Floats, padding: int, out: Waveform
-) -> None:
-    """Copy (columns, ticks) to (ticks, columns) within ``padding`` ticks of samples above the plane's threshold.
-
-    Negative samples become 0, as signal processing leaves them out of its regions.
-    """
-    n_ticks = charge.shape[1]
-    for row in range(charge.shape[0]):
-        if plane_of[row] < 0:
-            continue
-        limit = threshold[plane_of[row]]
-        written = 0
-        for t in range(n_ticks):
-            if charge[row, t] > limit:
-                for k in range(max(written, t - padding), min(n_ticks, t + padding + 1)):
-                    if charge[row, k] > 0.0:
-                        out[k, row] = charge[row, k]
-                written = min(n_ticks, t + padding + 1)

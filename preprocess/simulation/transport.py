@@ -9,8 +9,8 @@ import numpy.typing as npt
 ELECTRON_MEV = 0.51099895  # PDG
 K_MEV_CM2 = 0.307075  # K of the Bethe formula, MeV cm²/mol, PDG
 Z_OVER_A = 18 / 39.948
-# Sternheimer's density effect for liquid argon (x0, x1, a, m, C), PDG, from memory.
-STERNHEIMER = (0.2, 3.0, 0.19559, 3.0, 5.2146)
+# Sternheimer's density effect for liquid argon (x0, x1, a, m, C): PDG, as LArSoft's configuration quotes it.
+STERNHEIMER = (0.2, 3.0, 0.1956, 3.0, 5.2146)
 STOPPED_MEV = 0.05  # below it what is left is deposited in place
 LARGEST_DELTA_MEV = 200.0
 

@@ -71,6 +71,12 @@ def write_arrays(path: Path, arrays: Iterable[npt.NDArray[Any]]) -> None:
     write_members(path, ((f"arr_{i}.npy", npy_bytes(array)) for i, array in enumerate(arrays)))
 
 
+def write_truth(path: Path, events: Iterable[dict[str, npt.NDArray[Any]]]) -> None:
+    """Write the truth of a file's events: an npz with the members ``<name>_<event>`` of each event's arrays."""
+    write_members(path, ((f"{name}_{i}.npy", npy_bytes(array)) for i, event in enumerate(events)
+                         for name, array in event.items()))  # fmt: skip
+
+
 def write_members(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
     """Write an archive of named bytes, under another name until it is complete.
 

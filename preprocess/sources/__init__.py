@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from preprocess.sources.base import Event, Source
-from preprocess.sources.depos import DepoEvent, DepoSource
+from preprocess.sources.depos import DepoEvent, DepoSource, Place, open_depos
 from preprocess.sources.names import TRUTH_PRODUCTS
 from preprocess.sources.options import ReadOptions
 from preprocess.sources.registry import find_reader, readers
@@ -13,6 +13,7 @@ __all__ = [
     "DepoEvent",
     "DepoSource",
     "Event",
+    "Place",
     "ReadOptions",
     "Source",
     "open_depos",
@@ -30,16 +31,4 @@ def open_source(path: str | Path) -> Source:
     place = Path(path)
     source = find_reader(place, "frames").open(place)
     assert isinstance(source, Source)
-    return source
-
-
-def open_depos(path: str | Path) -> DepoSource:
-    """The reader that fits a file of deposits.
-
-    Raises:
-        InputError: no such file, or a format that no reader of deposits knows.
-    """
-    place = Path(path)
-    source = find_reader(place, "depos").open(place)
-    assert isinstance(source, DepoSource)
     return source

@@ -14,6 +14,10 @@ from larstore.settings import check
 from preprocess.detector.model import Detector, Tpc
 from preprocess.sources.names import file_number, truth_path
 from preprocess.sources.options import ReadOptions
+from preprocess.sources.peek import Peek
+
+LARGEST_BYTES = 1 << 29  # of one waveform or array: the largest anode at hand takes 0.3 GB
+TICK_TOLERANCE = 1e-3
 
 
 @dataclass
@@ -50,7 +54,10 @@ class Source(ABC):
 
     Attributes:
         path: the file.
+        default_scale: the format's own factor from its values to electrons.
     """
+
+    default_scale: float = 1.0
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -74,6 +81,13 @@ class Source(ABC):
             ConfigError: an option out of range.
         """
 
+    def peek(self) -> Iterator[Peek]:
+        """What is in the file, array by array, one in memory at a time, for `larstore inspect`.
+
+        Readers without it are inspected by their number of events alone. Raises InputError for a damaged file.
+        """
+        return iter(())
+
     def events(self, tpc: Tpc, truth: Sequence[str] | None = None, **options: Any) -> Iterator[Event]:
         """``read`` with the options by name, see ``ReadOptions``."""
         return self.read(tpc, check(ReadOptions, {"truth": truth, **options}, "options"))
@@ -86,6 +100,28 @@ class Source(ABC):
         """The files that ``events`` reads for this TPC."""
         sibling = truth_path(self.path, tpc, truth)
         return [self.path] if sibling is None else [self.path, sibling]
+
+
+def check_size(path: Path, event: int, n_ticks: int, n_channels: int) -> None:
+    """InputError for a waveform that would take more than ``LARGEST_BYTES``."""
+    size = 4 * n_ticks * n_channels
+    if size > LARGEST_BYTES:
+        raise InputError(
+            f"{path}: event {event} has {n_ticks} ticks, {size} bytes for {n_channels} channels. "
+            "Fix: copy or write the file again, one event a frame."
+        )
+
+
+def check_tick(path: Path, tpc: Tpc, label_us: float | None, options: ReadOptions) -> None:
+    """InputError where the ticks, by the file's label or by the option, are not the detector's within 0.1 %."""
+    tick_us, known = options.tick_us if options.tick_us is not None else label_us, tpc.frame.tick_us
+    if tick_us is None or known is None or abs(tick_us - known) <= TICK_TOLERANCE * known:
+        return
+    said = "its label says" if options.tick_us is None else "the option tick_us says"
+    raise InputError(
+        f"{path}: {said} ticks of {tick_us:g} us, {tpc.detector} has {known:g} us. Fix: set tick_us to {known:g} if "
+        f"that is wrong, else write a detector YAML with `extends: {tpc.detector}` and its tick_us."
+    )
 
 
 def check_waveform(path: Path, event: int, waveform: npt.NDArray[np.float32]) -> None:

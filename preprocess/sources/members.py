@@ -26,6 +26,7 @@ NO_HEADER = (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError, tarfile.E
 ZIP_MAGIC = b"PK"
 HEAD = 262  # up to the magic of a tar header
 LARGEST_HEADER = 65_536
+LARGEST_MEMBER = 1 << 29  # bytes, unpacked: a small archive may unpack to anything
 DRAIN = 1 << 20
 
 
@@ -63,7 +64,7 @@ def members(path: Path) -> Iterator[tuple[str, Callable[[], Array]]]:
 def zip_names(path: Path) -> list[str]:
     """Names of a zip archive's arrays, without ``.npy``."""
     with _open_zip(path) as archive:
-        return [_plain(info.filename) for info in archive.infolist() if not info.is_dir()]
+        return [_plain(info.filename) for info in archive.infolist() if _is_file(info)]
 
 
 def read_zip(path: Path, name: str) -> Array:
@@ -73,6 +74,15 @@ def read_zip(path: Path, name: str) -> Array:
             if _plain(info.filename) == name:
                 return _read_info(path, archive, info)
     raise InputError(f"{path}: has no array {name}. Fix: write it again, one array for every event.")
+
+
+def read_zip_bytes(path: Path, name: str, largest: int) -> bytes:
+    """The bytes of a zip archive's first member of that name (no folder); InputError for more than ``largest``."""
+    with _open_zip(path) as archive:
+        for info in archive.infolist():
+            if _plain(info.filename) == name:
+                return _bytes_of(path, archive, info, largest)
+    raise InputError(f"{path}: has no member {name}. Fix: copy or write the file again.")
 
 
 def magic(path: Path) -> bytes:
@@ -96,6 +106,11 @@ def _damaged(path: Path, error: BaseException, name: str = "") -> InputError:
     return InputError(f"{where}: truncated or damaged ({reason[:120]}). Fix: copy or write the file again.")
 
 
+def _is_file(info: zipfile.ZipInfo) -> bool:
+    # Not `is_dir`: it fails on an empty name, as damage leaves it.
+    return not info.filename.endswith("/")
+
+
 def _open_zip(path: Path) -> zipfile.ZipFile:
     magic(path)
     try:
@@ -104,18 +119,28 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
         raise _damaged(path, error) from error
 
 
+def _check_size(path: Path, name: str, size: int, largest: int | None = None) -> None:
+    allowed = LARGEST_MEMBER if largest is None else largest
+    if size > allowed:
+        raise InputError(f"{path}: {name} claims {size} bytes. Fix: write one event a member, below {allowed}.")
+
+
 def _read_info(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
+    return parse_npy(_bytes_of(path, archive, info), f"{path}: {info.filename}")
+
+
+def _bytes_of(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, largest: int | None = None) -> bytes:
+    _check_size(path, info.filename, info.file_size, largest)
     try:
-        data = archive.read(info)
+        return archive.read(info)
     except BROKEN as error:
         raise _damaged(path, error, info.filename) from error
-    return parse_npy(data, f"{path}: {info.filename}")
 
 
 def _zip_members(path: Path) -> Iterator[tuple[str, Callable[[], Array]]]:
     with _open_zip(path) as archive:
         for info in archive.infolist():
-            if not info.is_dir():
+            if _is_file(info):
                 yield _plain(info.filename), lambda info=info: _read_info(path, archive, info)  # type: ignore[misc]
 
 
@@ -154,6 +179,7 @@ def _tar_members(path: Path) -> Iterator[tuple[str, Callable[[], Array]]]:
 
 
 def _read_tar(path: Path, archive: tarfile.TarFile, info: tarfile.TarInfo) -> Array:
+    _check_size(path, info.name, info.size)
     try:
         stream = archive.extractfile(info)
         data = stream.read() if stream is not None else b""

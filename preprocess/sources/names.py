@@ -8,6 +8,7 @@ from pathlib import Path
 from larstore.errors import ConfigError, InputError
 
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".npz")
+HDF5_SUFFIXES = (".h5", ".hdf5")
 TRUTH_PRODUCTS = ("energy", "depo", "depoElectron")
 DEFAULT_PATTERN = r"(\d+)_[A-Za-z0-9]+-TPC\d+"  # the number before `_<product>-TPC<n>`
 _NAME = re.compile(r"(?P<head>.+)_(?P<product>[A-Za-z0-9]+)-TPC(?P<tpc>\d{1,6})")
@@ -23,8 +24,8 @@ class ParsedName:
 
 
 def stem(path: Path) -> str:
-    """The file name without its archive suffix."""
-    for suffix in sorted(ARCHIVE_SUFFIXES, key=len, reverse=True):
+    """The file name without its suffix."""
+    for suffix in sorted(ARCHIVE_SUFFIXES + HDF5_SUFFIXES, key=len, reverse=True):
         if path.name.endswith(suffix):
             return path.name[: -len(suffix)]
     return path.name

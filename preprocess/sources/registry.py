@@ -12,7 +12,7 @@ from larstore.errors import InputError
 from preprocess.sources.base import Source
 from preprocess.sources.depos import DepoSource
 from preprocess.sources.hdf5 import is_hdf5, top_names
-from preprocess.sources.members import is_zip, magic, member_names
+from preprocess.sources.members import is_zip, magic, member_names, members
 
 Kind = Literal["frames", "depos"]
 COMPRESSED_TAR = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")
@@ -37,6 +37,13 @@ class Probe:
         if self.container == "":
             return []
         return top_names(self.path) if self.container == "hdf5" else member_names(self.path)
+
+    @cached_property
+    def first_name(self) -> str:
+        """The first of ``names``, "" where there is none; of a large tar, without reading the rest."""
+        if self.container != "tar":
+            return next(iter(self.names), "")
+        return next((name for name, _ in members(self.path)), "")
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,8 @@ def find_reader(path: Path, kind: Kind) -> Reader:
         InputError: a format that no reader of that kind knows.
     """
     found = probe(path)
-    for reader in readers():
+    # Those of the kind first: an archive may hold both.
+    for reader in sorted(readers(), key=lambda reader: reader.kind != kind):
         if reader.recognises(found):
             if reader.kind != kind:
                 use = "larstore simulate --depos" if reader.kind == "depos" else "larstore preprocess"

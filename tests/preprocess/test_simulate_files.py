@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from larstore.errors import ConfigError
+from larstore.errors import ConfigError, InputError
 from preprocess.detector import load_detector
 from preprocess.simulation import simulate
 from preprocess.simulation.config import SimulationConfig
 from preprocess.sources import TRUTH_PRODUCTS, open_source
+from preprocess.sources.depos import DepoEvent
 from preprocess.testing import SMALL_SIMULATION, make_inputs, small_detector
 
 DEAD = SMALL_SIMULATION.model_copy(update={"dead_channels": 0.05})
@@ -110,6 +111,88 @@ def test_a_full_size_event(tmp_path):
     assert all(0.75 < s < 1.0 for s in sums)  # attachment takes 10 % on average, the thresholds some more
 
 
+def test_truth_columns_are_written_beside_the_truth(tmp_path, detector):
+    """collected = electrons × exp(−drift / lifetime), with the time of the particle taken out of the tick."""
+    config = SMALL_SIMULATION.model_copy(update={"lifetime_us": 500.0, "times_us": (0.0, 0.0), "beam_tracks": 2.0})
+    (path,) = make_inputs(tmp_path, detector, (1,), 1, 2, config=config)
+    with np.load(path.with_name("sim_Sim_1_depoElectron-TPC1.npz")) as archive:
+        names = ("arr", "collected", "pdg", "track", "outside")
+        assert sorted(archive.files) == sorted(f"{name}_{i}" for name in names for i in (0, 1))
+        for event in (0, 1):
+            truth, collected = archive[f"arr_{event}"], archive[f"collected_{event}"]
+            drift = (truth[:, 0] + 0.5 - 100) * 0.5  # µs, the middle of the tick
+            np.testing.assert_allclose(collected, truth[:, 3] * np.exp(-drift / 500.0), rtol=6e-4)
+            assert (collected < truth[:, 3]).all()
+            assert archive[f"pdg_{event}"].dtype == archive[f"track_{event}"].dtype == np.int32
+            assert set(np.abs(archive[f"pdg_{event}"])) <= {11, 13, 211}
+            assert (archive[f"track_{event}"] >= 1).all()
+
+
+def test_a_list_of_dead_channels(tmp_path, detector):
+    config = SMALL_SIMULATION.model_copy(update={"dead_channels": (7, 250, 251)})
+    paths = simulate(tmp_path, detector, (1, 3), 1, 1, 0, config)
+    for path, number, expected in zip(paths, (1, 3), ([7], [250, 251]), strict=True):
+        (e,) = events(path, detector, number)
+        assert detector.tpc(number).channels[e.bad[:, 0]].tolist() == expected
+        assert not e.waveform[:, e.bad[:, 0]].any()
+    with pytest.raises(ConfigError, match="no channel 250"):
+        simulate(tmp_path, detector, (1,), 1, 1, 0, config)
+
+
+class Given:
+    """A file of deposits in memory."""
+
+    def __init__(self, path, made):
+        self.path, self.made, self.n_events = path, made, len(made)
+
+    def events(self, config):
+        for number, (points, pdg, track) in enumerate(self.made):
+            yield DepoEvent(number, points, pdg, track)
+
+
+def straight(y, n=50):
+    points = np.column_stack(
+        [np.linspace(100, 700, n), np.full(n, y), np.linspace(20, 220, n), np.zeros(n), np.full(n, 5e4)]
+    )
+    return points, np.full(n, 2212, np.int32), np.arange(n, dtype=np.int32)
+
+
+def test_given_deposits_are_read_out(tmp_path, detector):
+    """File i of the list is file first_file + i; events keep their order, particles and tracks."""
+    one, two = Given("a", [straight(100.0), straight(200.0)]), Given("b", [straight(150.0)])
+    paths = simulate(tmp_path, detector, (1,), seed=1, first_file=5, depos=[one, two])
+    assert [p.name for p in paths] == ["sim_Sim_5_wire-TPC1.tar.gz", "sim_Sim_6_wire-TPC1.tar.gz"]
+    for path, source in zip(paths, (one, two), strict=True):
+        read = events(path, detector)
+        assert [e.event for e in read] == list(range(source.n_events))
+        for e, (points, pdg, track) in zip(read, source.made, strict=True):
+            np.testing.assert_array_equal(e.truth[:, 1], np.floor(points[:, 1] / 2))
+            np.testing.assert_array_equal(e.truth[:, 3], points[:, 4])
+            np.testing.assert_array_equal(e.truth_columns["pdg"], pdg)
+            np.testing.assert_array_equal(e.truth_columns["track"], track)
+            collected = e.waveform[:, detector.tpc(1).planes[2].column].sum(dtype=np.float64)
+            assert collected == pytest.approx(e.truth_columns["collected"].sum(), rel=0.03)
+
+
+def test_given_deposits_do_not_depend_on_their_neighbours(tmp_path, detector):
+    both = simulate(
+        tmp_path / "a", detector, (1,), depos=[Given("a", [straight(100.0)]), Given("b", [straight(200.0)])]
+    )
+    alone = simulate(tmp_path / "b", detector, (1,), depos=[Given("b", [straight(200.0)])], first_file=2)
+    assert both[1].read_bytes() == alone[0].read_bytes()
+
+
+def test_deposits_elsewhere_are_refused(tmp_path, detector):
+    with pytest.raises(InputError, match=r"far\.json: no deposit of its 1 events lies in TPC 1\..*Fix: "):
+        simulate(tmp_path, detector, (1,), depos=[Given("far.json", [straight(5000.0)])])
+    assert list(tmp_path.iterdir()) == []
+    paths = simulate(tmp_path, detector, (1, 3), depos=[Given("near", [straight(100.0)])])
+    for number, outside in ((1, 0), (3, 50)):
+        with np.load(tmp_path / f"sim_Sim_1_depoElectron-TPC{number}.npz") as archive:
+            assert archive["outside_0"] == outside
+    assert [len(e.truth) for p, n in zip(paths, (1, 3), strict=True) for e in events(p, detector, n)] == [50, 0]
+
+
 def test_wrong_arguments(tmp_path, detector):
     for options, message in (
         ({"n_files": 0}, "n_files = 0"),
@@ -136,6 +219,7 @@ def test_unknown_and_senseless_settings_are_refused():
         ("times_us", (float("nan"), 1)), ("muon_energy_gev", (0, 10)), ("muon_energy_gev", (10, 1)),
         ("shower_energy_gev", (2, 1)), ("beam_energy_gev", (0, 0)), ("beam_angle_deg", 90), ("noise", (1, -1, 1)),
         ("smear_ticks", (-3, 1, 1)), ("gains", (1, 1)), ("roi_threshold", (3, 3, -5)), ("dead_channels", 1.5),
+        ("dead_channels", [3, -1]), ("gaps", 1.1), ("gap_piece", 0), ("noise_low_mhz", -0.1), ("roi_sure", (1, 1)),
     ):  # fmt: skip
         with pytest.raises(ValidationError, match=key):
             SimulationConfig(**{key: value})

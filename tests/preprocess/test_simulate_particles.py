@@ -4,7 +4,21 @@ import numpy as np
 import pytest
 
 from preprocess.simulation.config import SimulationConfig
-from preprocess.simulation.particles import MUON_MEV, Box, _muon, _shower, electrons, make_deposits, union
+from preprocess.simulation.particles import (
+    ELECTRON,
+    MUON,
+    MUON_MEV,
+    PION,
+    PION_MEV,
+    Box,
+    Particle,
+    _muon,
+    _shower,
+    electrons,
+    make_deposits,
+    propagate,
+    union,
+)
 from preprocess.simulation.transport import ELECTRON_MEV, range_steps, restricted_loss, transport
 
 CONFIG = SimulationConfig()
@@ -78,23 +92,34 @@ def test_multiple_scattering_is_highland_s():
     assert np.std(across) == pytest.approx(theta * 1000 / np.sqrt(3), rel=0.1)
 
 
-def test_muons_come_down_and_cross_the_box():
+@pytest.mark.parametrize("up", [(0.0, 1.0, 0.0), (1.0, 0.0, 0.0), (0.0, -0.6, 0.8)])
+def test_muons_come_down_and_cross_the_box(up):
     rng = np.random.default_rng(0)
-    muons = [_muon(rng, BOX, CONFIG) for _ in range(3000)]
+    muons = [_muon(rng, BOX, CONFIG, up) for _ in range(3000)]
     directions = np.array([m.direction for m in muons])
     np.testing.assert_allclose(np.linalg.norm(directions, axis=1), 1.0)
-    assert (directions[:, 1] < 0).all()
+    assert (directions @ up < 0).all()
     places = np.array([m.place for m in muons])
-    faces = np.isclose(places, BOX.low) | np.isclose(places, BOX.high)
-    assert faces.any(axis=1).all()
-    assert (places[:, 1] > 0).all()  # never from below
+    low, high = np.isclose(places, BOX.low), np.isclose(places, BOX.high)
+    assert ((low & (directions > 0)) | (high & (directions < 0))).any(axis=1).all()  # they start on their way in
     times = np.array([m.time for m in muons])
     assert times.min() < -3200
     assert times.max() > 3000
-    # For a flat box cos³θ is what a cos²θ intensity gives through a horizontal face: mean cosine 4/5.
-    flat = Box(np.zeros(3), np.array([1e5, 1.0, 1e5]))
-    cosines = [-_muon(rng, flat, CONFIG).direction[1] for _ in range(3000)]
-    assert np.mean(cosines) == pytest.approx(0.8, abs=0.015)
+
+
+def test_the_angles_and_charges_of_muons():
+    """A flat box sees cos²θ of intensity as cos³θ of rate, mean cosine 4/5, any azimuth alike; µ⁺/µ⁻ 1.268."""
+    rng = np.random.default_rng(1)
+    flat = Box(np.zeros(3), np.array([1.0, 1e5, 1e5]))
+    muons = [_muon(rng, flat, CONFIG, (1.0, 0.0, 0.0)) for _ in range(3000)]
+    directions = np.array([m.direction for m in muons])
+    assert np.mean(-directions[:, 0]) == pytest.approx(0.8, abs=0.015)
+    sideways = directions[:, 1:]
+    np.testing.assert_allclose(np.mean(sideways, axis=0), 0, atol=0.04)
+    assert np.std(sideways[:, 0]) == pytest.approx(np.std(sideways[:, 1]), rel=0.1)
+    positive = np.mean([m.pdg == -MUON for m in muons])
+    assert positive == pytest.approx(1.268 / 2.268, abs=4 * 0.5 / np.sqrt(3000))
+    assert {abs(m.pdg) for m in muons} == {MUON}
 
 
 def test_showers_carry_their_energy():
@@ -106,22 +131,65 @@ def test_showers_carry_their_energy():
         assert all(p.mass == ELECTRON_MEV for p in parts)
 
 
-def test_deposits_lie_inside_and_scale_with_the_area():
-    few = [make_deposits(np.random.default_rng(i), BOX, BOX, CONFIG) for i in range(6)]
-    for made in few:
-        assert BOX.contains(made[:, :3]).all()
-        assert (made[:, 4] >= 0).all()
-    shift = np.array([0, 0, 2300])
+def test_deposits_lie_inside():
+    for seed in range(6):
+        made = make_deposits(np.random.default_rng(seed), BOX, BOX, CONFIG)
+        assert BOX.contains(made.points[:, :3]).all()
+        assert (made.points[:, 4] >= 0).all()
+        assert len(made.points) == len(made.pdg) == len(made.track)
+    none = SimulationConfig(muons=0, beam_tracks=0, showers=0)
+    assert make_deposits(np.random.default_rng(0), BOX, BOX, none).points.shape == (0, 5)
+
+
+@pytest.mark.parametrize(("up", "shift"), [((0.0, 1.0, 0.0), (0, 0, 2300)), ((1.0, 0.0, 0.0), (0, 6000, 0))])
+def test_muons_scale_with_the_area_seen_from_above(up, shift):
     wide = union([BOX, Box(BOX.low + shift, BOX.high + shift)])
-    assert wide.size.tolist() == [3600, 6000, 4600]
-    muons_only = SimulationConfig(beam_tracks=0, showers=0)
-    one = np.mean(
-        [len(np.unique(make_deposits(np.random.default_rng(i), BOX, BOX, muons_only)[:, 3])) for i in range(20)]
-    )
-    two = np.mean(
-        [len(np.unique(make_deposits(np.random.default_rng(i), wide, BOX, muons_only)[:, 3])) for i in range(20)]
-    )
-    assert one == pytest.approx(15, abs=4 * np.sqrt(15 / 20))
-    assert two == pytest.approx(30, abs=4 * np.sqrt(30 / 20))
-    empty = make_deposits(np.random.default_rng(0), BOX, BOX, SimulationConfig(muons=0, beam_tracks=0, showers=0))
-    assert empty.shape == (0, 5)
+    deep = union([BOX, Box(BOX.low - 1000 * np.array(up), BOX.high)])
+    config = SimulationConfig(muons=15, beam_tracks=0, showers=0)
+
+    def muons(world):
+        made = [make_deposits(np.random.default_rng(i), world, BOX, config, up) for i in range(12)]
+        return np.mean([len(np.unique(m.points[:, 3])) for m in made])
+
+    for world, expected in ((BOX, 15), (wide, 30), (deep, 15)):
+        assert muons(world) == pytest.approx(expected, abs=4 * np.sqrt(expected / 12))
+
+
+def test_tracks_of_muons_are_counted_before_their_delta_rays():
+    config = SimulationConfig(muons=6, beam_tracks=0, showers=0)
+    made = make_deposits(np.random.default_rng(3), BOX, BOX, config)
+    tracks, first = np.unique(made.track, return_index=True)
+    for track in tracks:
+        assert len(np.unique(made.pdg[made.track == track])) == 1
+        assert len(np.unique(made.points[made.track == track, 3])) == 1
+    muons, deltas = tracks[made.pdg[first] != ELECTRON], tracks[made.pdg[first] == ELECTRON]
+    assert set(np.abs(made.pdg[first])) == {MUON, ELECTRON}
+    assert tracks.min() == 1
+    assert muons.max() < deltas.min()
+    assert len(deltas) > 50
+    assert deltas.max() - deltas.min() + 1 >= len(deltas)
+
+
+def test_a_shower_is_one_track():
+    config = SimulationConfig(muons=0, beam_tracks=0, showers=4, shower_energy_gev=(0.2, 0.3))
+    made = make_deposits(np.random.default_rng(1), BOX, BOX, config)
+    tracks = np.unique(made.track)
+    assert set(made.pdg) == {ELECTRON}
+    np.testing.assert_array_equal(tracks, 1 + np.arange(len(tracks)))
+    for track in tracks:  # 0.2 … 0.3 GeV are 4 to 8 million electrons; some leave
+        assert 1e6 < made.points[made.track == track, 4].sum() < 1e7
+
+
+def test_a_particle_s_delta_rays_get_numbers_of_their_own_unless_it_is_of_a_shower():
+    start, along = np.array([1800.0, 3000.0, 1.0]), np.array([0.0, 0.0, 1.0])
+    pion = Particle(start, along, 5000.0, PION_MEV, 7.0, PION)
+    made = propagate(np.random.default_rng(0), pion, BOX, CONFIG, 5, 40)
+    assert set(np.unique(made.pdg)) == {ELECTRON, PION}
+    assert set(np.unique(made.track[made.pdg == PION])) == {5}
+    deltas = np.unique(made.track[made.pdg == ELECTRON])
+    np.testing.assert_array_equal(deltas, 40 + np.arange(len(deltas)))
+    assert (made.points[:, 3] == 7.0).all()
+    member = Particle(start, along, 50.0, ELECTRON_MEV, 0.0, shower=True)
+    made = propagate(np.random.default_rng(0), member, BOX, CONFIG, 5, 40)
+    assert set(made.track) == {5}
+    assert set(made.pdg) == {ELECTRON}

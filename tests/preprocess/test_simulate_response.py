@@ -11,7 +11,7 @@ from scipy.stats import norm
 from larstore.errors import ConfigError
 from preprocess.simulation import truth_of
 from preprocess.simulation.config import SimulationConfig
-from preprocess.simulation.response import Response, add_noise, keep_regions
+from preprocess.simulation.response import Response
 from preprocess.testing import small_detector
 
 QUIET = {"noise": (0.0, 0.0, 0.0)}
@@ -109,34 +109,16 @@ def test_charge_outside_is_lost_not_moved(tpc):
     assert len(truth_of(tpc, points)) == 0
 
 
-def test_regions_against_an_oracle():
-    rng = np.random.default_rng(0)
-    charge = rng.normal(0, 1, (7, 200)).astype(np.float32)
-    plane_of = np.array([0, 0, 1, 1, 2, 2, -1])
-    limits = np.array([1.0, 2.0, 2.5])
-    out = np.zeros((200, 7), np.float32)
-    keep_regions(charge, plane_of, limits, 3, out)
-    for row in range(7):
-        for t in range(200):
-            near = charge[row, max(0, t - 3) : t + 4].max() > limits[plane_of[row]] and plane_of[row] >= 0
-            assert out[t, row] == (max(charge[row, t], 0) if near else 0)
-
-
-def test_noise_has_the_rms_and_the_correlation_asked_for():
-    charge = np.full((3, 200_000), 1000.0, np.float32)
-    charge[1, ::2] = 0
-    normals = np.random.default_rng(0).standard_normal(np.count_nonzero(charge), dtype=np.float32)
-    add_noise(charge, np.array([0, 1, 2]), np.array([10, 20, 30], np.float32), 0.6, normals)
-    assert not charge[1, ::2].any()
-    noise = charge - 1000
-    assert noise[0].std() == pytest.approx(10, rel=0.02)
-    assert noise[1, 1::2].std() == pytest.approx(20, rel=0.02)
-    assert np.corrcoef(noise[2, 1:], noise[2, :-1])[0, 1] == pytest.approx(0.6, abs=0.02)
-    assert abs(np.corrcoef(noise[1, 3::2], noise[1, 1:-2:2])[0, 1]) < 0.02
+def test_read_out_without_noise_keeps_the_charge(tpc):
+    """With no noise all thresholds are 0: whatever is above 0 electrons stays, and nothing is lost to gaps."""
+    response = Response(tpc, SimulationConfig(**QUIET, gaps=1.0))
+    charge = response.charge(deposits(100))
+    out = response.read_out(charge.copy(), np.random.default_rng(0), np.array([], int))
+    np.testing.assert_array_equal(out.T, charge)
 
 
 def test_dead_channels_and_threshold(tpc):
-    config = SimulationConfig()
+    config = SimulationConfig(gaps=0.0)
     response = Response(tpc, config)
     dead = np.array([85, 180])
     out = response.read_out(response.charge(deposits(100)), np.random.default_rng(0), dead)
@@ -147,8 +129,16 @@ def test_dead_channels_and_threshold(tpc):
         waveform = out[:, plane.column]
         assert waveform.any()
         for column in waveform.T:
-            hits = np.flatnonzero(column > rms * factor)
+            # Clipping lowers a region's samples by a factor of its own: a fifth is more than it ever takes here.
+            hits = np.flatnonzero(column > 0.8 * rms * factor)
             assert all(np.abs(hits - t).min() <= config.roi_padding for t in np.flatnonzero(column))
+
+
+def test_unequal_gains(tpc):
+    points = deposits(100)
+    plain, unequal = (Response(tpc, SimulationConfig(gains=g)).charge(points) for g in ((1, 1, 1), (0.95, 0.93, 1.0)))
+    for plane, gain in zip(tpc.planes, (0.95, 0.93, 1.0), strict=True):
+        np.testing.assert_allclose(unequal[plane.column], gain * plain[plane.column], rtol=1e-5, atol=1e-3)
 
 
 def test_a_tpc_without_drift_constants_is_refused(tpc):

@@ -76,6 +76,39 @@ def test_bad_files(tmp_path, detector):
     refused(path, detector, "no tags", tag="gauss")
 
 
+def test_hits_are_read_like_wires_and_truth_by_the_first_product(tmp_path, detector):
+    """The research code's rows: product `wire` or `hit`; truth a name, a tuple searched in order, or none."""
+    path = tmp_path / "a_1_hit-TPC3.npz"
+    np.savez(path, *waveforms(1))
+    for value, product in enumerate(("energy", "depo", "depoElectron"), start=1):
+        np.savez(tmp_path / f"a_1_{product}-TPC3.npz", np.array([[1, 2, 3, value, 7.0]]))
+    np.savez(tmp_path / "a_1_energy-TPC1.npz", np.array([[1, 2, 3, 99.0]]))  # of another TPC
+    source = open_source(path)
+    assert source.file_number() == 1
+    for products, expected in (
+        (("energy", "depo", "depoElectron"), 1),
+        (("depoElectron", "energy"), 3),
+        (("depo",), 2),
+        (("missing", "depo"), 2),
+    ):
+        (event,) = source.events(detector.tpc(3), products)
+        np.testing.assert_array_equal(event.truth, [[1, 2, 3, expected]])
+        assert event.notes == {}
+    for products, notes in ((None, {}), (("missing",), {"no truth file": 1})):
+        (event,) = source.events(detector.tpc(3), products)
+        assert event.truth is None
+        assert event.notes == notes
+
+
+def test_options(tmp_path, detector):
+    path = tmp_path / "a_1_wire-TPC3.npz"
+    np.savez(path, waveforms(1)[0].T)
+    refused(path, detector, r"shape \(210, 40\)")
+    (event,) = open_source(path).events(detector.tpc(3), orientation="channels_first", sign=-1, scale=10.0)
+    np.testing.assert_allclose(event.waveform, -10 * waveforms(1)[0], rtol=1e-6)
+    refused(path, detector, "tick_us says ticks of 1 us", orientation="channels_first", tick_us=1.0)
+
+
 def test_names_must_hold_a_tpc(tmp_path, detector):
     for name in ("plain.npz", "a_1_wire-TPC8.npz"):
         np.savez(tmp_path / name, *waveforms(1))

@@ -1,4 +1,4 @@
-"""Small detectors and inputs for tests and tutorials: seconds, not minutes."""
+"""A small detector, and simulated events of it."""
 
 from pathlib import Path
 

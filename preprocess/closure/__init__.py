@@ -1,0 +1,1 @@
+"""Closure test: simulate, tile, and compare what was tiled with the truth. ``closure.closure`` is where it starts."""
