@@ -8,6 +8,7 @@ import typer
 
 from larstore.errors import ConfigError
 
+DEFAULT_EVENTS = 10
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other setting.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes; default: one for each core.")]
 
@@ -67,8 +68,10 @@ def simulate(
     detector: Annotated[
         str, typer.Option(help="Name of a detector, or path of a wires file or YAML.")
     ] = "protodune-sp",
-    events: Annotated[int, typer.Option(min=1, help="Events in all.")] = 10,
-    events_per_file: Annotated[int, typer.Option(min=1, help="Events in each file; the last one may hold fewer.")] = 10,
+    events: Annotated[int | None, typer.Option(min=1, help="Events in all [10].")] = None,
+    events_per_file: Annotated[
+        int | None, typer.Option(min=1, help="Events in each file; the last one may hold fewer [10].")
+    ] = None,
     tpcs: Annotated[str, typer.Option(help="TPCs, as in 1,5,9.")] = "1",
     seed: Annotated[int, typer.Option(min=0, help="Seed: the same one gives the same bytes.")] = 0,
     first_file: Annotated[int, typer.Option(min=0, help="Number of the first file.")] = 1,
@@ -91,6 +94,9 @@ def simulate(
     given = [*(depos or []), *(more or [])]
     if not depos and (more or place is not None):
         raise typer.BadParameter("is needed for files and --place", param_hint="--depos")
+    if depos and (events is not None or events_per_file is not None):
+        raise typer.BadParameter("the files of --depos tell how many events", param_hint="--events")
+    events, events_per_file = events or DEFAULT_EVENTS, events_per_file or DEFAULT_EVENTS
     from larstore.settings import apply_overrides, check, read_yaml
     from preprocess.progress import bar
     from preprocess.simulation import SimulationConfig

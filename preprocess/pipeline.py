@@ -82,7 +82,7 @@ def process_unit(unit: Unit, config: RunConfig, geometry_hash: str) -> UnitResul
             )
         result.images.append(_image(unit, event, tiler, config, result))
         result.notes.update(event.notes)
-    result.inputs = [input_file(unit.path, unit.file, config.sample)]
+    result.inputs = [input_file(path, unit.file, config.sample) for path in source.inputs(unit.tpc, config.truth)]
     return result
 
 

@@ -79,14 +79,11 @@ def make_plan(config: RunConfig, detector: Detector, store: larstore.Store | Non
     for path, file in _numbered(find_inputs(config), config, numbers):
         if config.files is not None and not config.files[0] <= file <= config.files[1]:
             continue
-        size = path.stat().st_size
-        if str(path) in known and known[str(path)][1] != size and any(p == str(path) for p in owners.values()):
-            raise ConfigError(
-                f"{path}: {size} bytes now, {known[str(path)][1]} when it was tiled. Fix: use a new store, or give the "
-                "file another name"
-            )
+        if str(path) in owners.values():
+            _refuse_changed([path], known)
         try:
-            tpcs = open_source(path).tpcs(detector)
+            source = open_source(path)
+            tpcs = source.tpcs(detector)
         except InputError as error:
             plan.failures.append(Failure(file, -1, str(path), str(error)))
             continue
@@ -100,11 +97,24 @@ def make_plan(config: RunConfig, detector: Detector, store: larstore.Store | Non
                     "another store"
                 )
             if (file, tpc) in owners:
+                _refuse_changed(source.inputs(tpc, config.truth), known)
                 plan.done += 1
             else:
-                plan.units.append(Unit(str(path), file, tpc, size))
+                plan.units.append(Unit(str(path), file, tpc, path.stat().st_size))
     plan.units.sort(key=lambda unit: (-unit.size, unit.file, unit.tpc))
     return plan
+
+
+def _refuse_changed(paths: list[Path], known: dict[str, tuple[int, int]]) -> None:
+    """ConfigError for a file of another size than when it was tiled; ``known``: path -> number and size."""
+    for path in paths:
+        size = path.stat().st_size
+        before = known[str(path)][1] if str(path) in known else size
+        if size != before:
+            raise ConfigError(
+                f"{path}: {size} bytes now, {before} when it was tiled. Fix: use a new store, or give the file another "
+                "name"
+            )
 
 
 def _known_inputs(store: larstore.Store | None) -> dict[str, tuple[int, int]]:

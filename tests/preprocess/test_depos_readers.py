@@ -18,7 +18,6 @@ from preprocess.sources import Place, open_depos, open_source
 from preprocess.sources.registry import find_reader, probe
 from preprocess.testing import (
     DEPO_BUILDERS,
-    EDEPSIM_ROW,
     small_deposits,
     small_detector,
     small_waveforms,
@@ -28,6 +27,7 @@ from preprocess.testing import (
     write_wirecell,
     write_wirecell_depos,
 )
+from preprocess.testing.depos import EDEPSIM_ROW
 
 CONFIG = SimulationConfig()
 EVERY = [(reader, suffix) for reader, (suffixes, _) in DEPO_BUILDERS.items() for suffix in suffixes]

@@ -89,6 +89,20 @@ def test_an_input_that_changed_is_refused(tmp_path, detector):
         make_plan(config(tmp_path, path), detector, store)
 
 
+def test_truth_that_changed_is_refused(tmp_path, detector):
+    path, truth = (write_npz(tmp_path / f"x_4_{product}-TPC1.npz") for product in ("wire", "depo"))
+    store = committed(tmp_path, detector, path, 4)
+    with larstore.StoreWriter(tmp_path / "run.zarr") as writer:
+        image = make_image(file=4, event=1, tpc=1, n_voxels=20, input=str(path))
+        entry = InputFile(str(truth), 4, truth.stat().st_size, "1" * 64)
+        writer.commit([larstore.write_block(tmp_path / "run.zarr", writer.reserve(), [image], [entry])])
+    store = larstore.open(tmp_path / "run.zarr")
+    assert make_plan(config(tmp_path, path), detector, store).done == 1
+    write_npz(truth, events=2)
+    with pytest.raises(ConfigError, match=r"x_4_depo-TPC1\.npz: .* bytes now"):
+        make_plan(config(tmp_path, path), detector, store)
+
+
 def test_another_file_of_a_number_in_the_store_is_refused(tmp_path, detector):
     path = write_npz(tmp_path / "x_4_wire-TPC1.npz")
     store = committed(tmp_path, detector, path, 4)

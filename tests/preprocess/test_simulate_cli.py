@@ -54,8 +54,8 @@ def test_a_place_moves_the_deposits(tmp_path, files):
     assert set(event.truth[:, 1]) == {60}
 
 
-@pytest.mark.parametrize("arguments", [["--place", "1,2,3"], ["depos.zip"]])
-def test_deposits_are_asked_for(tmp_path, files, arguments):
+@pytest.mark.parametrize("arguments", [["--place", "1,2,3"], ["depos.zip"], ["--depos", "depos.zip", "--events", "3"]])
+def test_options_that_do_not_go_together(tmp_path, files, arguments):
     assert simulate(tmp_path, *arguments).exit_code == 2
 
 
