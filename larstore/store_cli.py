@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from larstore.option_values import inclusive_range, whole_numbers
+
 Path_ = Annotated[Path, typer.Argument(help="A store (a directory ending in .zarr).", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 PANEL = "Commands of larstore"
@@ -17,17 +19,6 @@ def _print(renderable: Any) -> None:
 
     # Files and pipes get whole lines, terminals their own width.
     Console(width=None if sys.stdout.isatty() else 200).print(renderable)
-
-
-def _range(text: str | None, option: str) -> tuple[int, int] | None:
-    """ "A:B" or "A" as an inclusive range."""
-    if text is None:
-        return None
-    first, _, last = text.partition(":")
-    try:
-        return int(first), int(last or first)
-    except ValueError as error:
-        raise typer.BadParameter(f"{option} {text!r}: give A:B (inclusive) or A") from error
 
 
 def info(
@@ -86,11 +77,9 @@ def index(
 
     from larstore.store import open
 
-    try:
-        numbers = None if tpcs is None else [int(n) for n in tpcs.split(",")]
-    except ValueError as error:
-        raise typer.BadParameter(f"--tpcs {tpcs!r}: give numbers with commas between") from error
-    rows = open(path).select(_range(files, "--files"), _range(events, "--events"), numbers, query).rows
+    numbers = None if tpcs is None else whole_numbers(tpcs, "--tpcs")
+    ranges = inclusive_range(files, "--files"), inclusive_range(events, "--events")
+    rows = open(path).select(*ranges, numbers, query).rows
     total = len(rows)
     rows = (rows.head(limit) if limit else rows).reset_index()
     if csv:

@@ -7,19 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from larstore.errors import ConfigError
+from larstore.option_values import inclusive_range, whole_numbers
 
 DEFAULT_EVENTS = 10
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other setting.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes; default: one for each core.")]
-
-
-def _numbers(text: str | None, option: str, separator: str = ",") -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(separator))
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r}: write whole numbers, as in 1{separator}5", param_hint=option) from error
 
 
 def detector(
@@ -106,7 +98,7 @@ def simulate(
     values: dict[str, Any] = {} if config is None else read_yaml(config)
     apply_overrides(values, overrides or [])
     settings = check(SimulationConfig, values, str(config or "options"))
-    chosen = _numbers(tpcs, "--tpcs") or ()
+    chosen = whole_numbers(tpcs, "--tpcs")
     where = None if place is None else Place.parse(place)
     with bar("simulating", len(given) or -(-events // events_per_file), "files") as advance:
         paths = simulate_files(
@@ -152,12 +144,12 @@ def preprocess(
         "inputs": inputs or None,
         "output": output,
         "detector": detector,
-        "tpcs": _numbers(tpcs, "--tpcs"),
+        "tpcs": None if tpcs is None else whole_numbers(tpcs, "--tpcs"),
         "truth": truth,
-        "files": _numbers(files, "--files", ":"),
+        "files": inclusive_range(files, "--files"),
         "first_file": first_file,
         "file_pattern": file_pattern,
-        "downsample": _numbers(downsample, "--downsample"),
+        "downsample": None if downsample is None else whole_numbers(downsample, "--downsample"),
         "threshold": threshold,
         "min_live_planes": min_live_planes,
         "scale": scale,

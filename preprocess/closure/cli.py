@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from larstore.option_values import numbers, whole_numbers
+
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any simulation setting.")]
 
 
@@ -43,25 +45,17 @@ def closure_command(
     done = closure(
         output,
         detector=detector,
-        tpcs=[int(number) for number in _numbers(tpcs, "--tpcs", whole=True)],
+        tpcs=whole_numbers(tpcs, "--tpcs"),
         tracks=tracks,
         events=events,
         depos=depos or [],
         config=check(SimulationConfig, values, str(config or "options")),
         noise_free=noise_free,
-        thresholds=_numbers(threshold, "--threshold"),
-        dead=_numbers(dead, "--dead"),
+        thresholds=numbers(threshold, "--threshold"),
+        dead=numbers(dead, "--dead"),
         seed=seed,
         command="larstore " + " ".join(sys.argv[1:]),
     )
     print_table(done.table, done.planes)
     for path in done.written:
         print(path)
-
-
-def _numbers(text: str, option: str, whole: bool = False) -> list[float]:
-    try:
-        return [int(part) if whole else float(part) for part in text.split(",")]
-    except ValueError as error:
-        kind, example = ("whole numbers", "1,5") if whole else ("numbers", "0,0.05")
-        raise typer.BadParameter(f"{text!r}: write {kind}, as in {example}", param_hint=option) from error

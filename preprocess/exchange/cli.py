@@ -6,23 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-
-def _range(text: str | None, option: str) -> tuple[int, int] | None:
-    """ "A:B" or "A" as an inclusive range."""
-    if text is None:
-        return None
-    first, _, last = text.partition(":")
-    try:
-        return int(first), int(last or first)
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r}: give A:B (inclusive) or A", param_hint=option) from error
-
-
-def _numbers(text: str, option: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r}: write whole numbers, as in 1,5", param_hint=option) from error
+from larstore.option_values import inclusive_range, whole_numbers
 
 
 def export_command(
@@ -48,8 +32,9 @@ def export_command(
     from preprocess.exchange.export_numl import export_numl
     from preprocess.exchange.export_xy import export_xy
 
-    chosen = None if tpcs is None else _numbers(tpcs, "--tpcs")
-    selection = larstore.open(store).select(_range(files, "--files"), _range(events, "--events"), chosen, query)
+    chosen = None if tpcs is None else whole_numbers(tpcs, "--tpcs")
+    ranges = inclusive_range(files, "--files"), inclusive_range(events, "--events")
+    selection = larstore.open(store).select(*ranges, chosen, query)
     if to == "xy":
         paths = export_xy(selection, output, prediction)
     elif to == "numl":
@@ -75,7 +60,7 @@ def import_xy_command(
     """
     from preprocess.exchange.import_xy import import_xy
 
-    steps = _numbers(downsample, "--downsample")
+    steps = whole_numbers(downsample, "--downsample")
     if len(steps) != 3 or min(steps) < 1:
         raise typer.BadParameter(f"{downsample!r}: write three whole numbers, as in 8,4,4", param_hint="--downsample")
     store = import_xy(files, output, detector, (steps[0], steps[1], steps[2]), truth_units, prediction)
