@@ -187,7 +187,7 @@ def _mean_step(sorted_offset: npt.NDArray[np.float64]) -> float | None:
     steps = steps[steps > 0.1 * np.quantile(steps, 0.9)] if len(steps) else steps
     if not len(steps):
         return None
-    middle = float(np.median(steps))
+    middle = float(np.sort(steps)[len(steps) // 2])  # one of them, so that it is near itself
     return float(steps[np.abs(steps - middle) <= SAME_SPACING * middle].mean())
 
 
