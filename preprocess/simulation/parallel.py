@@ -72,6 +72,6 @@ def simulate_files(
                 if progress is not None:
                     progress(len(paths))
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # again at the end of the block, where nothing would be cancelled
             raise
     return [path for file in files for path in paths[file]]

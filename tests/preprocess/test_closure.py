@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -157,9 +156,8 @@ def test_the_command_is_light_to_load():
 
 
 @pytest.mark.skipif("LARSTORE_TEST_DATA" not in os.environ, reason="LARSTORE_TEST_DATA is not set: no wires file")
-def test_charge_of_the_other_face_is_counted_apart(monkeypatch):
+def test_charge_of_the_other_face_is_counted_apart():
     """Wrapped wires: deposits behind the anode reach U and V, not the collection plane, and are not in the truth."""
-    monkeypatch.setenv("LARSTORE_WIRES_PATH", str(Path(os.environ["LARSTORE_TEST_DATA"]).resolve() / "geometry"))
     detector = load_detector("dune10kt-1x2x6")
     tpc = detector.tpc(1)
     (partner,) = detector.partners(tpc)

@@ -2,7 +2,6 @@
 
 import os
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,12 +40,9 @@ def prepared(name, folder):
 
 
 @pytest.fixture(params=list(DETECTORS))
-def setup(request, monkeypatch, tmp_path_factory):
-    data = os.environ.get("LARSTORE_TEST_DATA")
-    if request.param not in BUILT_ALONE:
-        if not data:
-            pytest.skip("LARSTORE_TEST_DATA is not set: no wires file of this detector")
-        monkeypatch.setenv("LARSTORE_WIRES_PATH", str(Path(data).resolve() / "geometry"))
+def setup(request, tmp_path_factory):
+    if request.param not in BUILT_ALONE and "LARSTORE_TEST_DATA" not in os.environ:
+        pytest.skip("LARSTORE_TEST_DATA is not set: no wires file of this detector")
     return prepared(request.param, tmp_path_factory.getbasetemp())
 
 

@@ -131,8 +131,7 @@ def test_other_wires_files_load(name, tpcs, planes):
 
 
 @needs_data
-def test_protodune_hd_yaml_finds_its_wires(monkeypatch):
-    monkeypatch.setenv("LARSTORE_WIRES_PATH", str(geometry("")))
+def test_protodune_hd_yaml_finds_its_wires():
     tpc = load_detector(CONFIGS / "protodune-hd.yaml").tpc(2)
     assert (tpc.anode, tpc.face) == (1, 1)
     assert tpc.frame.drift_speed_mm_us == 1.576

@@ -2,7 +2,6 @@
 
 import math
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,11 +29,6 @@ FACES = [
     ("dune10kt-1x2x6", 1),
     ("dune10kt-1x2x6", 23),
 ]
-
-
-@pytest.fixture(autouse=True)
-def wires(monkeypatch):
-    monkeypatch.setenv("LARSTORE_WIRES_PATH", str(Path(os.environ["LARSTORE_TEST_DATA"]).resolve() / "geometry"))
 
 
 def box_of(tpc):

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -50,8 +49,7 @@ def test_a_table_groups_equal_faces():
 
 
 @needs_data
-def test_strips_that_go_on_in_the_other_face_are_wrapped(monkeypatch):
-    monkeypatch.setenv("LARSTORE_WIRES_PATH", str(Path(os.environ["LARSTORE_TEST_DATA"]).resolve() / "geometry"))
+def test_strips_that_go_on_in_the_other_face_are_wrapped():
     assert len(re.findall(r"28[67], 9[78] wrapped", shown("protodune-vd", "--tpc", "0"))) == 2
 
 

@@ -1,7 +1,6 @@
 """Wrapped wires: a channel carries what drifts to either face of its anode."""
 
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +12,6 @@ from preprocess.simulation.particles import MUON, box_of
 
 pytestmark = pytest.mark.skipif("LARSTORE_TEST_DATA" not in os.environ, reason="LARSTORE_TEST_DATA is not set")
 QUIET = SimulationConfig(noise=(0, 0, 0), roi_padding=0)
-
-
-@pytest.fixture(autouse=True)
-def wires(monkeypatch):
-    monkeypatch.setenv("LARSTORE_WIRES_PATH", str(Path(os.environ["LARSTORE_TEST_DATA"]).resolve() / "geometry"))
 
 
 def middle(tpc, electrons, n=20):
