@@ -26,7 +26,7 @@ class DemoSettings:
     held_out: int = 5
     seed: int = 1
     simulation: dict[str, Any] = field(default_factory=lambda: dict(SIMULATION))
-    preprocessing: tuple[str, ...] = ("--threshold", "3000")  # electrons a tick
+    preprocessing: tuple[str, ...] = ("--threshold", "2750")  # electrons a tick
     training: dict[str, Any] = field(default_factory=lambda: dict(TRAINING))
 
     @property
