@@ -135,7 +135,8 @@ def test_other_settings_than_the_stores_are_refused(tmp_path):
     [
         (["--downsample", "8,x,4"], 2, "--downsample"),
         (["--workers", "0"], 2, "--workers"),
-        (["--files", "7"], 1, "files"),
+        (["--files", "7:x"], 2, "--files"),
+        (["--files", "9:3"], 1, "files 9:3 is empty"),
         (["--set", "treshold=3"], 1, "did you mean threshold"),
         (["--detector", "protodune"], 1, "Unknown detector"),
         (["--cluster", "slurm"], 1, "--cluster slurm"),
