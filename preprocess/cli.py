@@ -117,7 +117,9 @@ def preprocess(
     truth: Annotated[
         list[str] | None, typer.Option(help="Truth product, in order of preference; 'none' for real data.")
     ] = None,
-    files: Annotated[str | None, typer.Option(metavar="A:B", help="Only files A to B, both included, or only A.")] = None,
+    files: Annotated[
+        str | None, typer.Option(metavar="A:B", help="Only files A to B, both included, or only A.")
+    ] = None,
     first_file: Annotated[int | None, typer.Option(min=0, help="Number of the first file without one.")] = None,
     file_pattern: Annotated[str | None, typer.Option(help="Pattern whose first group is the file number.")] = None,
     downsample: Annotated[str | None, typer.Option(help="Ticks, y and z pixels of a voxel [8,4,4].")] = None,
