@@ -75,11 +75,11 @@ def make_plan(config: RunConfig, detector: Detector, store: larstore.Store | Non
     known = _known_inputs(store)
     owners = _owners(store)
     numbers = {path: number for path, (number, _) in known.items()}
-    claimed = dict(owners)
+    claimed, tiled = dict(owners), set(owners.values())
     for path, file in _numbered(find_inputs(config), config, numbers):
         if config.files is not None and not config.files[0] <= file <= config.files[1]:
             continue
-        if str(path) in owners.values():
+        if str(path) in tiled:
             _refuse_changed([path], known)
         try:
             source = open_source(path)
