@@ -1,24 +1,17 @@
 """The store's own commands: info, index, verify, diff. Heavy imports wait until a command runs."""
 
 import json
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from larstore.option_values import inclusive_range, whole_numbers
+from larstore.terminal import result_console
 
 Path_ = Annotated[Path, typer.Argument(help="A store (a directory ending in .zarr).", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 PANEL = "Commands of larstore"
-
-
-def _print(renderable: Any) -> None:
-    from rich.console import Console
-
-    # Files and pipes get whole lines, terminals their own width.
-    Console(width=None if sys.stdout.isatty() else 200).print(renderable)
 
 
 def info(
@@ -57,7 +50,7 @@ def info(
     grid = Table(title=str(path), show_header=False)
     for key, value in shown.items():
         grid.add_row(key, Text(value if isinstance(value, str) else json.dumps(value)))
-    _print(grid)
+    result_console().print(grid)
 
 
 def index(
@@ -90,7 +83,7 @@ def index(
         grid = Table(*names, title=str(path))
         for values in rows[names].itertuples(index=False):
             grid.add_row(*(f"{value:.6g}" if isinstance(value, float) else str(value) for value in values))
-        _print(grid)
+        result_console().print(grid)
     if total > len(rows):
         typer.echo(f"{total - len(rows)} more images: --limit 0 prints all", err=True)
 

@@ -8,6 +8,7 @@ import typer
 
 from larstore.errors import ConfigError
 from larstore.option_values import inclusive_range, whole_numbers
+from larstore.terminal import result_console
 
 DEFAULT_EVENTS = 10
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other setting.")]
@@ -29,12 +30,10 @@ def detector(
 
     Example: larstore detector protodune-sp --tpc 1 -o wires.html
     """
-    from rich.console import Console
-
     from preprocess.detector import load_detector
     from preprocess.detector.tables import faces_table, header_lines, names_table
 
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = result_console()
     if name is None:
         if tpc is not None or output is not None:
             raise typer.BadParameter("is needed for --tpc and -o", param_hint="NAME")

@@ -1,10 +1,11 @@
 """Subcommand `inspect`; whatever is heavy is imported when it runs."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from larstore.terminal import result_console
 
 
 def inspect_command(
@@ -18,11 +19,9 @@ def inspect_command(
 
     Example: larstore inspect frames.tar.bz2
     """
-    from rich.console import Console
-
     from preprocess.inspection import inspect
     from preprocess.inspection.tables import show
 
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = result_console()
     for path in files:
         show(inspect(path, events), console)
