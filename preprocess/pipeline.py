@@ -16,7 +16,8 @@ from preprocess.config import RunConfig
 from preprocess.detector import Detector, load_detector
 from preprocess.plan import Unit
 from preprocess.sources import Event, open_source
-from preprocess.voxels import Tiler, truth_at, voxelise_columns, voxelise_truth
+from preprocess.truth import truth_at, voxelise_columns, voxelise_truth
+from preprocess.voxels import Tiler
 
 HASH_CHUNK = 1 << 20
 

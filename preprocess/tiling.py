@@ -296,17 +296,3 @@ def tile_slabs(  # type: ignore[no-untyped-def]
             row_number += 1
         counts[0] = emit(slab, n_touched, n_voxel_z, work, counts[0], out_coords, out_charge, out_live)
     return row_number
-
-
-@njit(cache=True, nogil=True)
-def sum_runs(order, keys, values, out_keys, out_values):  # type: ignore[no-untyped-def]
-    """Sum values of equal keys along ``order`` (which sorts the keys); returns the number of distinct keys."""
-    n = -1
-    for i in range(order.shape[0]):
-        key = keys[order[i]]
-        if n < 0 or out_keys[n] != key:
-            n += 1
-            out_keys[n] = key
-            out_values[n] = 0.0
-        out_values[n] += values[order[i]]
-    return n + 1

@@ -1,20 +1,18 @@
-"""Tiling as its users call it: checked input, one event at a time, and truth points on the same voxels."""
+"""Tiling as its users call it: checked input, one event at a time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from larstore.errors import ConfigError, InputError
-from larstore.image import at_voxels
 from preprocess.cache import overlaps_of
+from preprocess.coordinates import check_axis, check_downsample
 from preprocess.detector.model import Tpc
 from preprocess.overlap import TILE
-from preprocess.tiling import Scratch, first_not_finite, sum_runs, tile_slabs
+from preprocess.tiling import Scratch, first_not_finite, tile_slabs
 
-LARGEST = 65_534  # coordinates are uint16, and 65535 is the store's fill value
 NO_BAD_CHANNELS = np.empty((0, 3), np.int64)
 
 
@@ -73,16 +71,16 @@ class Tiler:
         """
         frame, areas = self.tpc.frame, self.overlaps
         n_planes = len(self.tpc.planes)
-        steps = _check_downsample(downsample)
+        steps = check_downsample(downsample)
         if not 1 <= min_live_planes <= n_planes:
             raise ConfigError(f"min_live_planes = {min_live_planes}. Fix: choose 1 … {n_planes}, the number of planes.")
         if not np.isfinite(threshold):
             raise ConfigError(f"threshold = {threshold}. Fix: give a finite number.")
         values = self._check_waveform(waveform, first_tick)
         bad = self._check_bad(bad_channels)
-        _check_axis("ticks", first_tick + len(values), steps[0])
-        _check_axis("y pixels", frame.n_y, steps[1])
-        _check_axis("z pixels", frame.n_z, steps[2])
+        check_axis("ticks", first_tick + len(values), steps[0])
+        check_axis("y pixels", frame.n_y, steps[1])
+        check_axis("z pixels", frame.n_z, steps[2])
         work = self._scratch(steps)
         n_slab, n_voxel_z = len(work.seen), -(-frame.n_z // steps[2])
         coords = np.empty((n_slab, 3), np.uint16)
@@ -174,102 +172,3 @@ def _float32_below(threshold: float) -> np.float32:
     """The largest float32 ≤ threshold: float32 values lie above both or above none."""
     nearest = np.float32(threshold)
     return nearest if float(nearest) <= threshold else np.nextafter(nearest, np.float32(-np.inf))
-
-
-def _check_downsample(downsample: Sequence[int]) -> tuple[int, int, int]:
-    steps = tuple(downsample)
-    if len(steps) != 3 or any(int(step) != step or step < 1 for step in steps):
-        raise ConfigError(f"downsample = {steps}. Fix: give three whole numbers of 1 or more, as in 8,4,4.")
-    return int(steps[0]), int(steps[1]), int(steps[2])
-
-
-def _check_axis(what: str, length: int, step: int) -> None:
-    largest = (length - 1) // step
-    if largest > LARGEST:
-        raise InputError(
-            f"{length} {what} / {step} reach coordinate {largest}, more than {LARGEST}. Fix: downsample further."
-        )
-
-
-def voxelise_truth(
-    truth: npt.ArrayLike, downsample: Sequence[int], shape: Sequence[int]
-) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.float32]]:
-    """Sum truth points into voxels.
-
-    Args:
-        truth: (m, 4) tick, y pixel, z pixel at full resolution (floats are rounded down) and the value.
-        downsample: as for the Tiler.
-        shape: (ticks, y pixels, z pixels) at full resolution; points outside are left out.
-
-    Returns:
-        coords (n, 3) uint16, unique and sorted by (x, y, z), and value (n,) float32.
-    """
-    points, keys, order = _sorted_points(_check_points(truth), downsample, shape)
-    unique, value = np.empty_like(keys), np.empty(len(keys), np.float64)
-    n = sum_runs(order, keys, points[:, 3], unique, value)
-    unique = unique[:n]
-    coords = np.column_stack([unique >> 32, unique >> 16 & 0xFFFF, unique & 0xFFFF]).astype(np.uint16)
-    return coords, value[:n].astype(np.float32)
-
-
-def voxelise_columns(
-    truth: npt.ArrayLike, columns: Mapping[str, npt.NDArray[Any]], downsample: Sequence[int], shape: Sequence[int]
-) -> dict[str, npt.NDArray[Any]]:
-    """Columns of the truth points for the voxels of ``voxelise_truth``, which takes the same other arguments.
-
-    ``collected`` (float32) is summed; ``pdg`` and ``track`` (int32) are those of the point with the largest value in
-    the voxel, the first one of equals. InputError for a column that is not (m,) finite numbers.
-    """
-    if not columns:
-        return {}
-    points = _check_points(truth)
-    for name, values in columns.items():
-        if values.shape != (len(points),) or values.dtype.kind not in "fiu":
-            raise InputError(
-                f"Truth column {name} has shape {values.shape} and type {values.dtype}. "
-                f"Fix: give one number for each of the {len(points)} truth points."
-            )
-    points, keys, order = _sorted_points(np.column_stack([points, *columns.values()]), downsample, shape)
-    first = np.flatnonzero(np.diff(keys[order], prepend=-1))  # where each voxel's points begin
-    by_value = np.lexsort((-points[:, 3], keys))  # stable: the first of equals stays first
-    found: dict[str, npt.NDArray[Any]] = {}
-    for i, name in enumerate(columns, 4):
-        if name == "collected":
-            unique, total = np.empty_like(keys), np.empty(len(keys), np.float64)
-            n = sum_runs(order, keys, points[:, i], unique, total)
-            found[name] = total[:n].astype(np.float32)
-        else:
-            found[name] = points[by_value[first], i].astype(np.int32)
-    return found
-
-
-def _check_points(truth: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    points = np.asarray(truth, np.float64)
-    if points.ndim != 2 or points.shape[1] != 4:
-        raise InputError(f"Truth points have shape {points.shape}. Fix: give (m, 4): tick, y pixel, z pixel, value.")
-    return points
-
-
-def _sorted_points(
-    points: npt.NDArray[np.float64], downsample: Sequence[int], shape: Sequence[int]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The points inside the grid, each one's voxel as one number, and the order that sorts these."""
-    steps = np.array(_check_downsample(downsample))
-    if not np.isfinite(points).all():
-        raise InputError(
-            f"Truth point {int(np.argwhere(~np.isfinite(points))[0, 0])} is not finite. Fix: repair the input."
-        )
-    for axis, what in enumerate(("ticks", "y pixels", "z pixels")):
-        _check_axis(what, int(shape[axis]), int(steps[axis]))
-    inside = ((points[:, :3] >= 0) & (points[:, :3] < np.asarray(shape))).all(axis=1)
-    points = points[inside]
-    x, y, z = (points[:, :3].astype(np.int64) // steps).T
-    keys = (x << 32) | (y << 16) | z
-    return points, keys, np.argsort(keys, kind="stable")
-
-
-def truth_at(
-    coords: npt.NDArray[np.uint16], truth_coords: npt.NDArray[np.uint16], truth_value: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float32]:
-    """Truth (n,) at voxels (n, 3), 0 where there is none; ``truth_coords`` as ``voxelise_truth`` returns them."""
-    return at_voxels(coords, truth_coords, truth_value)

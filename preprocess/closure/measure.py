@@ -8,7 +8,8 @@ import numpy.typing as npt
 from preprocess.detector.model import Tpc
 from preprocess.simulation import SimulationConfig, truth_of
 from preprocess.simulation.response import drift_time, surviving
-from preprocess.voxels import Voxels, voxelise_truth
+from preprocess.truth import voxelise_truth
+from preprocess.voxels import Voxels
 
 STRONG = 5000.0  # electrons: a true voxel above it is worth finding
 Floats = npt.NDArray[np.float64]

@@ -7,7 +7,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from preprocess.detector import load_detector
-from preprocess.voxels import Tiler, truth_at, voxelise_truth
+from preprocess.truth import truth_at, voxelise_truth
+from preprocess.voxels import Tiler
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "tiling"
 UXV = [0, 2, 1]  # its columns on odd TPCs are U, X, V; X is w

@@ -17,7 +17,7 @@ from preprocess.detector import load_detector
 from preprocess.pipeline import process_unit
 from preprocess.plan import Unit
 from preprocess.sources.truth import TruthFile
-from preprocess.voxels import voxelise_columns, voxelise_truth
+from preprocess.truth import voxelise_columns, voxelise_truth
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "tiling"
 SHAPE = (40, 16, 16)

@@ -6,7 +6,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from larstore.errors import ConfigError, InputError
 from preprocess.detector import load_detector
-from preprocess.voxels import Tiler, truth_at, voxelise_truth
+from preprocess.truth import truth_at, voxelise_truth
+from preprocess.voxels import Tiler
 
 
 @pytest.fixture(scope="module")
