@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from preprocess import overlap
 from preprocess.detector.model import Tpc
-from preprocess.overlap import Grid, Overlaps, Strips, build_overlaps, grid_of, strips_of
+from preprocess.overlap import Grid, Overlaps, build_overlaps, grid_of
+from preprocess.strips import Strips, strips_of
 
 log = logging.getLogger(__name__)
 
-MAGIC = b"LAROVLP1"
+MAGIC = b"LAROVLP3"
+CODE = ("areas", "overlap", "strips")  # modules on which the areas depend
 ALIGN = 64  # bytes, so that mapped arrays are aligned
 
 
@@ -54,7 +55,8 @@ def overlaps_key(strips: Sequence[Strips], grid: Grid, n_columns: int) -> str:
 
 @functools.cache
 def _code_digest() -> bytes:
-    return hashlib.sha256(Path(overlap.__file__).read_bytes()).digest()
+    folder = Path(__file__).parent
+    return hashlib.sha256(b"".join((folder / f"{name}.py").read_bytes() for name in CODE)).digest()
 
 
 @dataclass(frozen=True)

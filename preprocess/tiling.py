@@ -1,7 +1,8 @@
 """Tiling kernels: bare loops over arrays, which write into their arguments and check nothing (see voxels.Tiler).
 
-Per tick: the lit columns of each plane mark pixels in 8 × 8 tiles, planes are intersected as bit masks, each
-column's charge is spread evenly over its share of the active pixels, and pixels are summed into voxels at once.
+Per tick: the lit columns of each plane mark tiles, patch by patch; where all planes meet, a tile's pixels are
+intersected as bit masks; each column's value is spread evenly over its share of the active pixels, and summed into
+voxels at once. A slab (the ticks of one voxel) is written out, sorted, before the next one begins.
 """
 
 from typing import NamedTuple
@@ -10,289 +11,386 @@ import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
+
+from preprocess.scanning import lowest_bit
+
+REAL, STAND_IN, DEAD = 1, 2, 4  # bits of a column's state: above threshold; lit because bad or NONE; no signal known
+# Elements of ``progress``.
+ROW, WRITTEN, LIT, PENDING, TOTAL = range(5)
+NEXT_CHANGE, CLOCK = 0, 1  # elements of ``marks``
 
 
 class Scratch(NamedTuple):
-    """Working memory of one event. ``state``, ``stage`` and ``seen`` must start at −1, ``overlap`` at 0.
+    """Working memory of one thread; between events all is 0 but what is said below.
 
     Attributes:
-        state: (columns,) int64 tick at which a column was last bad.
-        stage: (tiles,) int64 how far the planes have come with a tile.
-        live_mask, lit_mask: (tiles, planes) uint64 pixels lit by a real signal; by that, a bad channel or NONE.
-        at_least: (planes + 1,) uint64.
-        lit, n_lit: (planes, columns) int32 and (planes,) int64 the tick's lit columns.
-        tiles, active: (tiles,) int32 and uint64 the tick's active tiles and their active pixels.
-        overlap: (columns + 1,) int64 a column's area over the active pixels, in thousandths.
-        seen: (voxels of a slab,) int64 slab in which a voxel was last touched.
-        charge, live: (voxels of a slab, planes) float64 and (voxels of a slab,) uint8.
-        touched: (voxels of a slab,) int32.
-        voxel_y, voxel_z: (pixels,) int64 voxel of a pixel row and column.
+        state: (columns + planes,) uint8 bits REAL, STAND_IN, DEAD; the last ones are each plane's NONE.
+        marks: (2,) int64 tick at which the bad channels change next; a count of ticks, which is never set back.
+        lit, n_lit, n_marked: (planes, columns) int32 and (planes,) int64 the tick's lit columns, then those that stand
+            in. Arbitrary.
+        opened: (patches,) int64 the tick count at which a patch was opened last. Never set back.
+        reached: (patches, planes) uint64 tiles of an open patch that a plane has lit. Arbitrary.
+        patches: (patches,) int32 the open ones. Arbitrary.
+        at_least: (planes + 1,) uint64. Arbitrary.
+        tiles, active: (tiles,) int32 and uint16 the tick's active tiles and their active pixels. Arbitrary.
+        shares: (entries + 16,) uint16 an entry's area over its tile's active pixels, entry by entry. Arbitrary.
+        overlap: (columns + planes,) int64 a column's area over all active pixels, in thousandths.
+        density: (columns + planes,) float64 value per thousandth. Arbitrary.
+        touched: (columns + planes,) int32 the columns that have an overlap. Arbitrary.
+        charge, live: (voxels of a slab, planes) float64 and (voxels of a slab,) uint8. Arbitrary.
+        used, used_words: uint64 bit maps of the slab's voxels, and of the words of that map that are not 0.
+        tile_voxel: (tiles,) int32 the one voxel in which a tile lies, -1 where there are several. It and the rest are
+            constant.
+        tile_y, tile_z: (tiles,) int32 first pixel row and column of a tile.
+        voxel_y, voxel_z: (pixels,) int64: a pixel's voxel is the sum of its row's and its column's.
     """
 
-    state: npt.NDArray[np.int64]
-    stage: npt.NDArray[np.int64]
-    live_mask: npt.NDArray[np.uint64]
-    lit_mask: npt.NDArray[np.uint64]
-    at_least: npt.NDArray[np.uint64]
+    state: npt.NDArray[np.uint8]
+    marks: npt.NDArray[np.int64]
     lit: npt.NDArray[np.int32]
     n_lit: npt.NDArray[np.int64]
+    n_marked: npt.NDArray[np.int64]
+    opened: npt.NDArray[np.int64]
+    reached: npt.NDArray[np.uint64]
+    patches: npt.NDArray[np.int32]
+    at_least: npt.NDArray[np.uint64]
     tiles: npt.NDArray[np.int32]
-    active: npt.NDArray[np.uint64]
+    active: npt.NDArray[np.uint16]
+    shares: npt.NDArray[np.uint16]
     overlap: npt.NDArray[np.int64]
-    seen: npt.NDArray[np.int64]
+    density: npt.NDArray[np.float64]
+    touched: npt.NDArray[np.int32]
     charge: npt.NDArray[np.float64]
     live: npt.NDArray[np.uint8]
-    touched: npt.NDArray[np.int32]
+    used: npt.NDArray[np.uint64]
+    used_words: npt.NDArray[np.uint64]
+    tile_voxel: npt.NDArray[np.int32]
+    tile_y: npt.NDArray[np.int32]
+    tile_z: npt.NDArray[np.int32]
     voxel_y: npt.NDArray[np.int64]
     voxel_z: npt.NDArray[np.int64]
 
 
 @intrinsic
-def popcount(typing_context, value):  # type: ignore[no-untyped-def]
-    """Number of set bits of a uint64."""
+def add_areas(typing_context, areas, block, pixels, out, at):  # type: ignore[no-untyped-def]
+    """``out[at : at + 16]`` = sum of ``areas[block, pixel, :]`` over the set bits of ``pixels``, which is not 0.
+
+    In one register; ``areas`` and ``out`` are the addresses of uint16, as counting references would take longer.
+    """
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return builder.ctpop(args[0])
+        areas, sums = (builder.inttoptr(args[i], ir.IntType(16).as_pointer()) for i in (0, 3))
+        lanes, word = ir.VectorType(ir.IntType(16), 16), ir.IntType(64)
+        first = builder.gep(areas, [builder.mul(args[1], word(256))])
+        total = cgutils.alloca_once_value(builder, ir.Constant(lanes, None))
+        rest = cgutils.alloca_once_value(builder, args[2])
+        body, after = builder.append_basic_block("pixel"), builder.append_basic_block("pixels.end")
+        builder.branch(body)
+        builder.position_at_end(body)
+        left = builder.load(rest)
+        row = builder.gep(first, [builder.mul(builder.cttz(left, ir.IntType(1)(1)), word(16))])
+        values = builder.load(builder.bitcast(row, lanes.as_pointer()), align=2)
+        builder.store(builder.add(builder.load(total), values), total)  # 16 pixels of 1000 each: the sum fits
+        left = builder.and_(left, builder.sub(left, word(1)))
+        builder.store(left, rest)
+        builder.cbranch(builder.icmp_unsigned("==", left, word(0)), after, body)
+        builder.position_at_end(after)
+        place = builder.bitcast(builder.gep(sums, [args[4]]), lanes.as_pointer())
+        builder.store(builder.load(total), place, align=2)
+        return context.get_dummy_value()
 
-    return types.uint64(types.uint64), generate
-
-
-@intrinsic
-def lowest_bit(typing_context, value):  # type: ignore[no-untyped-def]
-    """Position of the lowest set bit of a uint64 that is not 0."""
-
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
-
-    return types.uint64(types.uint64), generate
+    return types.void(types.uintp, types.int64, types.uint64, types.uintp, types.int64), generate
 
 
 @njit(cache=True, nogil=True)
-def first_not_finite(bits):  # type: ignore[no-untyped-def]
-    """Flat position of the first NaN or infinity in float32 values seen as (rows, columns) uint32, else −1."""
-    exponent = np.uint32(0x7F800000)
-    for row in range(bits.shape[0]):
-        found = False
-        for column in range(bits.shape[1]):
-            found |= (bits[row, column] & exponent) == exponent
-        if found:
-            for column in range(bits.shape[1]):
-                if (bits[row, column] & exponent) == exponent:
-                    return row * bits.shape[1] + column
-    return -1
-
-
-@njit(cache=True, nogil=True)
-def find_lit(row, tick, threshold, bad, areas, work):  # type: ignore[no-untyped-def]
-    """Lit columns of one tick: those of plane p to ``lit[p, :n_lit[p]]``; returns their number."""
-    state, lit, n_lit = work.state, work.lit, work.n_lit
+def set_bad(tick, bad, stands_in, work):  # type: ignore[no-untyped-def]
+    """Set the state of the columns that are bad at a tick, and when to look again. Lit columns must be unset."""
+    state, change = work.state, np.int64(2**62)
+    for i in range(bad.shape[0]):
+        state[bad[i, 0]] = 0
     for i in range(bad.shape[0]):
         if bad[i, 1] <= tick < bad[i, 2]:
-            state[bad[i, 0]] = tick
-    n_lit[:] = 0
-    total = 0
-    for start in range(0, row.shape[0], 64):
-        stop = min(start + 64, row.shape[0])
-        # Most of a waveform is dark: this loop has no branch, so that it runs on vectors.
-        found = False
-        for column in range(start, stop):
-            found |= row[column] > threshold
-        if not found:
-            continue
-        for column in range(start, stop):
-            p = areas.column_plane[column]
-            if row[column] > threshold and p >= 0 and state[column] != tick:
-                lit[p, n_lit[p]] = column
-                n_lit[p] += 1
-                total += 1
-    return total
+            state[bad[i, 0]] = DEAD | STAND_IN if stands_in else DEAD
+            change = min(change, bad[i, 2])
+        elif tick < bad[i, 1]:
+            change = min(change, bad[i, 1])
+    work.marks[NEXT_CHANGE] = change
 
 
 @njit(cache=True, nogil=True)
-def mark(p, column, step, real, areas, work, n_tiles):  # type: ignore[no-untyped-def]
-    """Light a column's pixels in the tiles that all planes before it have reached; plane 0 opens tiles."""
-    stage, live_mask, lit_mask = work.stage, work.live_mask, work.lit_mask
-    for i in range(areas.column_start[p, column], areas.column_start[p, column + 1]):
-        tile = areas.column_tile[i]
-        if stage[tile] != step:
-            if p == 0:
-                work.tiles[n_tiles] = tile
-                n_tiles += 1
-            elif stage[tile] != step - 1:
-                continue
-            stage[tile] = step
-            live_mask[tile, p] = 0
-            lit_mask[tile, p] = 0
-        lit_mask[tile, p] |= areas.column_mask[i]
-        if real:
-            live_mask[tile, p] |= areas.column_mask[i]
-    return n_tiles
+def take_lit(lit_column, begin, end, areas, work):  # type: ignore[no-untyped-def]
+    """The good columns of this face among ``lit_column[begin:end]``: those of plane p to ``lit[p, :n_lit[p]]``."""
+    for p in range(work.n_lit.shape[0]):
+        work.n_lit[p] = 0
+    for i in range(begin, end):
+        column = lit_column[i]
+        p = areas.column_plane[column]
+        if p >= 0 and work.state[column] == 0:
+            work.state[column] = REAL
+            work.lit[p, work.n_lit[p]] = column
+            work.n_lit[p] += 1
 
 
 @njit(cache=True, nogil=True)
-def active_pixels(row_number, tick, min_live, bad, areas, work):  # type: ignore[no-untyped-def]
-    """Active pixels of one tick: ``active[i]`` = mask of tile ``tiles[i]``, for i below the returned count."""
+def add_stand_ins(tick, bad, areas, work):  # type: ignore[no-untyped-def]
+    """Bad columns of a tick behind the lit ones: ``lit[p, n_lit[p] : n_marked[p]]``."""
+    for p in range(work.n_lit.shape[0]):
+        work.n_marked[p] = work.n_lit[p]
+    for i in range(bad.shape[0]):
+        p = areas.column_plane[bad[i, 0]]
+        if p >= 0 and bad[i, 1] <= tick < bad[i, 2] and work.state[bad[i, 0]] & STAND_IN:
+            work.lit[p, work.n_marked[p]] = bad[i, 0]
+            work.n_marked[p] += 1
+
+
+@njit(cache=True, nogil=True)
+def open_patches(areas, work):  # type: ignore[no-untyped-def]
+    """Mark the tiles of all listed columns; returns how many patches are open.
+
+    A plane opens a patch only where the planes before it may light tiles without a wire: where they have NONE.
+    """
+    work.marks[CLOCK] += 1
+    clock = work.marks[CLOCK]
+    n_open = 0
+    for p in range(work.n_lit.shape[0]):
+        for k in range(work.n_marked[p]):
+            column = work.lit[p, k]
+            for i in range(areas.column_start[column], areas.column_start[column + 1]):
+                patch = areas.column_patch[i]
+                if work.opened[patch] != clock:
+                    if areas.opens[patch] < p:
+                        continue
+                    work.opened[patch] = clock
+                    work.patches[n_open] = patch
+                    n_open += 1
+                    for q in range(areas.none.shape[1]):
+                        work.reached[patch, q] = areas.none[patch, q]
+                work.reached[patch, p] |= areas.column_tiles[i]
+    return n_open
+
+
+@njit(cache=True, nogil=True)
+def find_active(n_open, min_live, areas, work):  # type: ignore[no-untyped-def]
+    """Active pixels of a tick: ``active[i]`` = mask of tile ``tiles[i]``, for i below the returned count."""
     n_planes = work.n_lit.shape[0]
-    none = areas.column_plane.shape[0]
-    seen = 0
-    for p in range(n_planes):
-        seen += work.n_lit[p] > 0
-    if seen < min_live:
-        return 0
-    n_tiles = 0
-    step = np.int64(row_number) * n_planes
-    for p in range(n_planes):
-        step += 1
-        for i in range(work.n_lit[p]):
-            n_tiles = mark(p, work.lit[p, i], step, True, areas, work, n_tiles)
-        if n_planes > 2:  # with two planes a bad channel is not lit
-            for i in range(bad.shape[0]):
-                if bad[i, 1] <= tick < bad[i, 2] and areas.column_plane[bad[i, 0]] == p:
-                    n_tiles = mark(p, bad[i, 0], step, False, areas, work, n_tiles)
-        n_tiles = mark(p, none, step, False, areas, work, n_tiles)
+    one = np.uint64(1)
     n_active = 0
-    at_least = work.at_least
-    for i in range(n_tiles):
-        tile = work.tiles[i]
-        if work.stage[tile] != step:
-            continue
-        pixels = ~np.uint64(0)
-        # at_least[k]: pixels where k or more planes have a real signal.
-        at_least[0] = pixels
-        at_least[1:] = 0
+    for i in range(n_open):
+        patch = np.int64(work.patches[i])
+        candidates = ~np.uint64(0)
         for p in range(n_planes):
-            pixels &= work.lit_mask[tile, p]
-            for k in range(n_planes, 0, -1):
-                at_least[k] |= at_least[k - 1] & work.live_mask[tile, p]
-        pixels &= at_least[min_live]
-        if pixels:
-            work.tiles[n_active] = tile
-            work.active[n_active] = pixels
-            n_active += 1
+            candidates &= work.reached[patch, p]
+        while candidates:
+            tile = 64 * patch + np.int64(lowest_bit(candidates))
+            candidates &= candidates - one
+            pixels = np.uint64(0xFFFF)
+            # at_least[k]: pixels where k or more planes have a real signal.
+            work.at_least[0] = pixels
+            for k in range(1, n_planes + 1):
+                work.at_least[k] = np.uint64(0)
+            start = n_planes * tile
+            for p in range(n_planes):
+                real, lit = np.uint64(0), np.uint64(0)
+                for entry in range(areas.tile_start[start + p], areas.tile_start[start + p + 1]):
+                    state = np.uint64(work.state[areas.entry_column[entry]])
+                    mask = np.uint64(areas.entry_mask[entry])
+                    real |= mask * (state & one)
+                    lit |= mask * ((state | state >> one) & one)
+                pixels &= lit
+                if pixels == 0:
+                    break
+                for k in range(n_planes, 0, -1):
+                    work.at_least[k] |= work.at_least[k - 1] & real
+            pixels &= work.at_least[min_live]
+            if pixels:
+                work.tiles[n_active] = tile
+                work.active[n_active] = pixels
+                n_active += 1
     return n_active
 
 
 @njit(cache=True, nogil=True)
-def sum_overlaps(n_active, areas, work):  # type: ignore[no-untyped-def]
-    """Add each column's area over the active pixels to ``overlap``."""
-    one = np.uint64(1)
-    for p in range(areas.tile_start.shape[0]):
-        for i in range(n_active):
-            tile = work.tiles[i]
-            for entry in range(areas.tile_start[p, tile], areas.tile_start[p, tile + 1]):
-                mask = areas.entry_mask[entry]
-                rest = mask & work.active[i]
-                start = areas.entry_area[entry]
-                total = np.int64(0)
-                while rest:
-                    below = (one << lowest_bit(rest)) - one
-                    total += areas.area[start + np.int64(popcount(mask & below))]
-                    rest &= rest - one
-                work.overlap[areas.entry_column[entry]] += total
+def share_out(flat, at, stride, n_active, areas, work):  # type: ignore[no-untyped-def]
+    """Each entry's area over the active pixels to ``shares``, and each touched column's value per area.
 
-
-@njit(cache=True, nogil=True)
-def clear_overlaps(n_active, areas, work):  # type: ignore[no-untyped-def]
-    """Set ``overlap`` back to 0 for the columns of the active tiles."""
-    for p in range(areas.tile_start.shape[0]):
-        for i in range(n_active):
-            tile = work.tiles[i]
-            for entry in range(areas.tile_start[p, tile], areas.tile_start[p, tile + 1]):
-                work.overlap[areas.entry_column[entry]] = 0
-
-
-@njit(cache=True, nogil=True)
-def touch(n_active, slab, tiles_z, n_voxel_z, all_live, work, n_touched):  # type: ignore[no-untyped-def]
-    """Open the voxels of the active pixels that the slab has not touched yet; returns the number of touched ones."""
-    one = np.uint64(1)
+    The tick's values are ``flat[at + column * stride]``. Returns whether a bad channel or NONE has a share.
+    """
+    n_planes = work.n_lit.shape[0]
+    n_touched, share = 0, 0
+    all_areas, all_shares = areas.area.ctypes.data, work.shares.ctypes.data
     for i in range(n_active):
-        y0, z0 = 8 * (work.tiles[i] // tiles_z), 8 * (work.tiles[i] % tiles_z)
-        rest = work.active[i]
+        tile, pixels = np.int64(work.tiles[i]), np.uint64(work.active[i])
+        start, end = areas.tile_start[n_planes * tile], areas.tile_start[n_planes * (tile + 1)]
+        for block in range(areas.tile_block[tile], areas.tile_block[tile + 1]):
+            lane = 16 * (np.int64(block) - np.int64(areas.tile_block[tile]))
+            add_areas(all_areas, block, pixels, all_shares, share + lane)
+        for entry in range(start, end):
+            column, amount = areas.entry_column[entry], work.shares[share]
+            before = work.overlap[column]
+            if before == 0:
+                work.touched[n_touched] = column
+                n_touched += 1 if amount > 0 else 0
+            work.overlap[column] = before + amount
+            share += 1
+    some_dead = False
+    for i in range(n_touched):
+        column = work.touched[i]
+        if work.state[column] & DEAD:
+            work.density[column] = 0.0
+            some_dead = True
+        else:
+            work.density[column] = np.float64(flat[at + column * stride]) / np.float64(work.overlap[column])
+        work.overlap[column] = 0
+    return some_dead
+
+
+@njit(cache=True, nogil=True)
+def locate(n_active, all_live, work):  # type: ignore[no-untyped-def]
+    """Open the voxels of the slab that active pixels lie in and that are new; returns their number."""
+    one = np.uint64(1)
+    n_new = 0
+    for i in range(n_active):
+        tile = np.int64(work.tiles[i])
+        voxel = np.int64(work.tile_voxel[tile])
+        # One pixel stands for all of a tile that lies in one voxel.
+        rest = one if voxel >= 0 else np.uint64(work.active[i])
         while rest:
-            bit = np.int64(lowest_bit(rest))
+            if voxel < 0 or rest != one:
+                bit = np.int64(lowest_bit(rest))
+                voxel = work.voxel_y[work.tile_y[tile] + (bit >> 2)] + work.voxel_z[work.tile_z[tile] + (bit & 3)]
             rest &= rest - one
-            voxel = work.voxel_y[y0 + (bit >> 3)] * n_voxel_z + work.voxel_z[z0 + (bit & 7)]
-            if work.seen[voxel] != slab:
-                work.seen[voxel] = slab
-                work.touched[n_touched] = voxel
-                n_touched += 1
+            word, flag = voxel >> 6, one << np.uint64(voxel & 63)
+            if work.used[word] & flag == 0:
+                work.used[word] |= flag
+                work.used_words[word >> 6] |= one << np.uint64(word & 63)
                 work.live[voxel] = all_live
-                work.charge[voxel, :] = 0.0
-    return n_touched
+                for p in range(work.charge.shape[1]):
+                    work.charge[voxel, p] = 0.0
+                n_new += 1
+    return n_new
 
 
 @njit(cache=True, nogil=True)
-def spread(row, tick, n_active, tiles_z, n_voxel_z, areas, work):  # type: ignore[no-untyped-def]
-    """Spread the columns' values over the active pixels into the slab's voxels."""
-    none = row.shape[0]
+def spread(n_active, some_dead, areas, work):  # type: ignore[no-untyped-def]
+    """Add the active tiles' charges to the slab's voxels."""
+    n_planes = work.n_lit.shape[0]
     one = np.uint64(1)
+    share = np.int64(0)
     for i in range(n_active):
-        tile = work.tiles[i]
-        y0, z0 = 8 * (tile // tiles_z), 8 * (tile % tiles_z)
-        for p in range(areas.tile_start.shape[0]):
-            for entry in range(areas.tile_start[p, tile], areas.tile_start[p, tile + 1]):
-                mask = areas.entry_mask[entry]
-                rest = mask & work.active[i]
-                if not rest:
-                    continue
+        tile = np.int64(work.tiles[i])
+        voxel = np.int64(work.tile_voxel[tile])
+        start, first = n_planes * tile, share
+        if voxel >= 0:
+            for p in range(n_planes):
+                charge = 0.0
+                for entry in range(areas.tile_start[start + p], areas.tile_start[start + p + 1]):
+                    charge += work.density[areas.entry_column[entry]] * work.shares[share]
+                    share += 1
+                work.charge[voxel, p] += charge
+        else:
+            share += np.int64(areas.tile_start[start + n_planes]) - np.int64(areas.tile_start[start])
+        if voxel >= 0 and not some_dead:
+            continue
+        lane = -1
+        for p in range(n_planes):
+            keep = ~np.uint8(1 << p)
+            for entry in range(areas.tile_start[start + p], areas.tile_start[start + p + 1]):
+                lane += 1
                 column = areas.entry_column[entry]
-                dead = column == none or work.state[column] == tick
-                density = 0.0 if dead else np.float64(row[column]) / work.overlap[column]
-                keep = ~np.uint8(1 << p)
-                start = areas.entry_area[entry]
+                dead = work.state[column] & DEAD
+                if voxel >= 0:
+                    if dead and work.shares[first + lane]:
+                        work.live[voxel] &= keep
+                    continue
+                rest = np.uint64(areas.entry_mask[entry]) & np.uint64(work.active[i])
+                block = areas.tile_block[tile] + (lane >> 4)
                 while rest:
                     bit = np.int64(lowest_bit(rest))
                     rest &= rest - one
-                    voxel = work.voxel_y[y0 + (bit >> 3)] * n_voxel_z + work.voxel_z[z0 + (bit & 7)]
+                    pixel = work.voxel_y[work.tile_y[tile] + (bit >> 2)] + work.voxel_z[work.tile_z[tile] + (bit & 3)]
                     if dead:
-                        work.live[voxel] &= keep
-                    else:
-                        rank = np.int64(popcount(mask & ((one << np.uint64(bit)) - one)))
-                        work.charge[voxel, p] += density * areas.area[start + rank]
+                        work.live[pixel] &= keep
+                    work.charge[pixel, p] += work.density[column] * areas.area[block, bit, lane & 15]
 
 
 @njit(cache=True, nogil=True)
-def emit(slab, n_touched, n_voxel_z, work, n, out_coords, out_charge, out_live):  # type: ignore[no-untyped-def]
-    """Write the slab's voxels, sorted, from row n of ``out`` on; returns the next free row."""
-    touched = work.touched[:n_touched]
-    touched.sort()
-    for i in range(n_touched):
-        voxel = touched[i]
-        out_coords[n, 0] = slab
-        out_coords[n, 1] = voxel // n_voxel_z
-        out_coords[n, 2] = voxel % n_voxel_z
-        for p in range(out_charge.shape[1]):
-            out_charge[n, p] = work.charge[voxel, p]
-        out_live[n] = work.live[voxel]
-        n += 1
-    return n
+def emit(slab, n_voxel_z, count_only, work, n, out_coords, out_charge, out_live):  # type: ignore[no-untyped-def]
+    """Write the slab's voxels, sorted, from row n of ``out`` on, and close them."""
+    one = np.uint64(1)
+    for block in range(work.used_words.shape[0]):
+        words = work.used_words[block]
+        work.used_words[block] = np.uint64(0)
+        while words:
+            word = 64 * block + np.int64(lowest_bit(words))
+            words &= words - one
+            bits = work.used[word]
+            work.used[word] = np.uint64(0)
+            while bits and not count_only:
+                voxel = 64 * word + np.int64(lowest_bit(bits))
+                bits &= bits - one
+                out_coords[n, 0] = slab
+                out_coords[n, 1] = voxel // n_voxel_z
+                out_coords[n, 2] = voxel % n_voxel_z
+                for p in range(out_charge.shape[1]):
+                    out_charge[n, p] = work.charge[voxel, p]
+                out_live[n] = work.live[voxel]
+                n += 1
 
 
 @njit(cache=True, nogil=True)
 def tile_slabs(  # type: ignore[no-untyped-def]
-    waveform, first_tick, row_number, slab_ticks, threshold, bad, min_live, tiles_z, n_voxel_z, areas, work, counts,
-    out_coords, out_charge, out_live,
+    flat, offset, row_stride, column_stride, lit_start, lit_column, n_rows, first_tick, slab_ticks, bad, min_live,
+    n_voxel_z, count_only, areas, work, progress, out_coords, out_charge, out_live,
 ):  # fmt: skip
-    """Tile whole slabs of ``slab_ticks`` ticks from row ``row_number`` on, while ``out`` has room for a full one.
+    """Tile slabs of ``slab_ticks`` ticks from row ``progress[ROW]`` on, as long as ``out`` has room for them.
 
-    ``counts`` = [voxels written, lit samples], both added to; returns the row to go on with.
+    The value of a sample is ``flat[offset + row * row_stride + column * column_stride]``, and its row's lit columns
+    are ``lit_column[lit_start[row] : lit_start[row + 1]]``. ``progress`` comes back as: ROW the row to go on with,
+    WRITTEN rows of ``out``, LIT samples and TOTAL voxels so far, PENDING voxels of a finished slab that ``out`` lacks
+    room for (call again with more). With ``count_only`` nothing is written.
     """
-    all_live = np.uint8((1 << out_charge.shape[1]) - 1)
-    while row_number < waveform.shape[0] and out_coords.shape[0] - counts[0] >= work.seen.shape[0]:
-        slab = (first_tick + row_number) // slab_ticks
-        end = min(waveform.shape[0], (slab + 1) * slab_ticks - first_tick)
-        n_touched = 0
-        while row_number < end:
-            row = waveform[row_number]
-            tick = first_tick + row_number
-            counts[1] += find_lit(row, tick, threshold, bad, areas, work)
-            n_active = active_pixels(row_number, tick, min_live, bad, areas, work)
-            if n_active:
-                sum_overlaps(n_active, areas, work)
-                n_touched = touch(n_active, slab, tiles_z, n_voxel_z, all_live, work, n_touched)
-                spread(row, tick, n_active, tiles_z, n_voxel_z, areas, work)
-                clear_overlaps(n_active, areas, work)
-            row_number += 1
-        counts[0] = emit(slab, n_touched, n_voxel_z, work, counts[0], out_coords, out_charge, out_live)
-    return row_number
+    n_planes = out_charge.shape[1]
+    stands_in = n_planes > 2  # with two planes a bad channel is not lit
+    all_live = np.uint8((1 << n_planes) - 1)
+    if progress[PENDING] == 0:
+        work.marks[NEXT_CHANGE] = 0
+    while progress[ROW] < n_rows or progress[PENDING] > 0:
+        if progress[PENDING] == 0:
+            begin = progress[ROW]
+            end = min(n_rows, ((first_tick + begin) // slab_ticks + 1) * slab_ticks - first_tick)
+            for row in range(begin, end):
+                tick = first_tick + row
+                if tick >= work.marks[NEXT_CHANGE]:
+                    set_bad(tick, bad, stands_in, work)
+                take_lit(lit_column, lit_start[row], lit_start[row + 1], areas, work)
+                seen = 0
+                for p in range(n_planes):
+                    seen += work.n_lit[p] > 0
+                n_active = 0
+                if seen >= min_live:
+                    add_stand_ins(tick, bad, areas, work)
+                    n_active = find_active(open_patches(areas, work), min_live, areas, work)
+                if n_active:
+                    progress[PENDING] += locate(n_active, all_live, work)
+                    if not count_only:
+                        at = offset + row * row_stride
+                        some_dead = share_out(flat, at, column_stride, n_active, areas, work)
+                        spread(n_active, some_dead, areas, work)
+                for p in range(n_planes):
+                    progress[LIT] += work.n_lit[p]
+                    for i in range(work.n_lit[p]):
+                        work.state[work.lit[p, i]] = 0
+            progress[ROW] = end
+        new = progress[PENDING]
+        if new:
+            if not count_only and out_coords.shape[0] - progress[WRITTEN] < new:
+                return
+            slab = (first_tick + progress[ROW] - 1) // slab_ticks
+            emit(slab, n_voxel_z, count_only, work, progress[WRITTEN], out_coords, out_charge, out_live)
+            progress[TOTAL] += new
+            progress[WRITTEN] += 0 if count_only else new
+            progress[PENDING] = 0
+    for i in range(bad.shape[0]):
+        work.state[bad[i, 0]] = 0

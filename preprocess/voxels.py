@@ -1,19 +1,30 @@
 """Tiling as its users call it: checked input, one event at a time."""
 
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from larstore.errors import ConfigError, InputError
+from preprocess import tiling
 from preprocess.cache import overlaps_of
 from preprocess.coordinates import check_axis, check_downsample
 from preprocess.detector.model import Tpc
-from preprocess.overlap import TILE
-from preprocess.tiling import Scratch, first_not_finite, tile_slabs
+from preprocess.memory import Memory, new_scratch
+from preprocess.tiling import tile_slabs
+from preprocess.waveforms import Lit, NotFiniteError, Rows, Waveform, find_lit, in_order
 
 NO_BAD_CHANNELS = np.empty((0, 3), np.int64)
+FIRST_ROOM = 4096  # voxels
+MOST_VOXELS = 2**31 - 1  # the store counts an image's voxels in int32
+KEPT_SCRATCH = 2  # downsamplings whose working memory a tiler keeps
+
+
+class TooManyVoxelsError(InputError):
+    """An image has more voxels than it may have."""
 
 
 @dataclass(frozen=True)
@@ -39,115 +50,113 @@ class Voxels:
 
 
 class Tiler:
-    """Tiles waveforms of one TPC. Building it loads the pixel areas (from the disk cache, after the first time)."""
+    """Tiles waveforms of one TPC. Building it loads the pixel areas (from the disk cache, after the first time).
+
+    It may be called from several threads at once: the kernels run without Python's lock and without numba's threads,
+    so that numba's threading layer does not matter.
+    """
 
     def __init__(self, tpc: Tpc) -> None:
         self.tpc = tpc
         self.overlaps = overlaps_of(tpc)
+        self._free: dict[tuple[int, int, int], deque[Memory]] = {}
+
+    def __reduce__(self) -> tuple[type["Tiler"], tuple[Tpc]]:
+        return Tiler, (self.tpc,)  # the areas are found again on the other side
 
     def __call__(
         self,
-        waveform: npt.ArrayLike,
+        waveform: Any,
         threshold: float = 1.0,
         downsample: Sequence[int] = (8, 4, 4),
         bad_channels: npt.ArrayLike = (),
         min_live_planes: int = 2,
         first_tick: int = 0,
+        *,
+        scale: float = 1.0,
+        max_voxels: int | None = None,
+        threads: int = 1,
     ) -> Voxels:
         """Tile one event.
 
         Args:
-            waveform: (tick, channel) charge, columns as ``tpc.channels``; any real number type.
-            threshold: a sample is lit above it; in the waveform's unit.
+            waveform: (tick, channel) charge, columns as ``tpc.channels``; any real number type, or a scipy.sparse
+                matrix (regions of interest), which is never made dense as a whole.
+            threshold: a sample is lit above it; in the waveform's unit, after ``scale``.
             downsample: ticks, y pixels and z pixels of a voxel. The last voxel of an axis may be short.
             bad_channels: (n, 3) rows [column, first tick, end tick) with absolute ticks (row 0 is ``first_tick``),
                 or (n,) columns that are bad throughout.
             min_live_planes: planes that must be lit by a real signal; the others may be bad or without wires.
             first_tick: tick of row 0; coordinates count from tick 0.
+            scale: factor of the waveform's values, as for digitised int16.
+            max_voxels: the most that an image may have; None = what the store can count.
+            threads: how many to use. The image does not depend on it, to the last bit.
+
+        Memory: the output, and some 15 MB a thread (100 MB without downsampling), whatever the event.
 
         Raises:
             InputError: a waveform of another shape or type, NaN or infinity in it, coordinates beyond 65,534.
+            TooManyVoxelsError: more than ``max_voxels``, with their number.
             ConfigError: a setting out of range.
         """
-        frame, areas = self.tpc.frame, self.overlaps
-        n_planes = len(self.tpc.planes)
+        frame, n_planes = self.tpc.frame, len(self.tpc.planes)
         steps = check_downsample(downsample)
-        if not 1 <= min_live_planes <= n_planes:
-            raise ConfigError(f"min_live_planes = {min_live_planes}. Fix: choose 1 … {n_planes}, the number of planes.")
+        most = MOST_VOXELS if max_voxels is None else max_voxels
+        for name, value, highest in (
+            ("min_live_planes", min_live_planes, n_planes),
+            ("max_voxels", most, MOST_VOXELS),
+            ("threads", threads, 4096),
+        ):
+            if not 1 <= value <= highest:
+                raise ConfigError(f"{name} = {value}. Fix: choose 1 … {highest:,}.")
         if not np.isfinite(threshold):
             raise ConfigError(f"threshold = {threshold}. Fix: give a finite number.")
-        values = self._check_waveform(waveform, first_tick)
+        if first_tick < 0:
+            raise InputError(f"first_tick = {first_tick} is negative. Fix: ticks count from 0.")
+        values = Waveform(waveform, self.tpc, scale)
         bad = self._check_bad(bad_channels)
         check_axis("ticks", first_tick + len(values), steps[0])
         check_axis("y pixels", frame.n_y, steps[1])
         check_axis("z pixels", frame.n_z, steps[2])
-        work = self._scratch(steps)
-        n_slab, n_voxel_z = len(work.seen), -(-frame.n_z // steps[2])
-        coords = np.empty((n_slab, 3), np.uint16)
-        charge = np.empty((n_slab, n_planes), np.float32)
-        live = np.empty(n_slab, np.uint8)
-        counts = np.zeros(2, np.int64)
-        row = 0
-        while row < len(values):
-            needed = int(counts[0]) + n_slab
-            if needed > len(coords):
-                # Growing in place moves pages, not data, and pages that are never written cost no memory.
-                for array in (coords, charge, live):
-                    array.resize((max(needed, needed * 3 // 2), *array.shape[1:]), refcheck=False)
-            row = tile_slabs(
-                values, first_tick, row, steps[0], _float32_below(threshold), bad, min_live_planes,
-                -(-frame.n_z // TILE), n_voxel_z, areas, work, counts, coords, charge, live,
-            )  # fmt: skip
-        for array in (coords, charge, live):
-            array.resize((int(counts[0]), *array.shape[1:]), refcheck=False)
-        return Voxels(coords, charge, live, int(counts[1]))
-
-    def _scratch(self, steps: tuple[int, int, int]) -> Scratch:
-        frame, n_planes, n_columns = self.tpc.frame, len(self.tpc.planes), len(self.tpc.channels)
-        tiles_y, tiles_z = -(-frame.n_y // TILE), -(-frame.n_z // TILE)
-        n_tiles = tiles_y * tiles_z
-        n_slab = -(-frame.n_y // steps[1]) * -(-frame.n_z // steps[2])
-        return Scratch(
-            state=np.full(n_columns, -1, np.int64),
-            stage=np.full(n_tiles, -1, np.int64),
-            live_mask=np.zeros((n_tiles, n_planes), np.uint64),
-            lit_mask=np.zeros((n_tiles, n_planes), np.uint64),
-            at_least=np.zeros(n_planes + 1, np.uint64),
-            lit=np.zeros((n_planes, n_columns), np.int32),
-            n_lit=np.zeros(n_planes, np.int64),
-            tiles=np.zeros(n_tiles, np.int32),
-            active=np.zeros(n_tiles, np.uint64),
-            overlap=np.zeros(n_columns + 1, np.int64),
-            seen=np.full(n_slab, -1, np.int64),
-            charge=np.zeros((n_slab, n_planes), np.float64),
-            live=np.zeros(n_slab, np.uint8),
-            touched=np.zeros(n_slab, np.int32),
-            voxel_y=np.arange(tiles_y * TILE) // steps[1],
-            voxel_z=np.arange(tiles_z * TILE) // steps[2],
-        )
-
-    def _check_waveform(self, waveform: npt.ArrayLike, first_tick: int) -> npt.NDArray[np.float32]:
-        given = np.asarray(waveform)
-        channels = self.tpc.channels
-        if given.ndim != 2 or given.shape[1] != len(channels):
-            raise InputError(
-                f"The waveform has shape {given.shape}, but TPC {self.tpc.number} of {self.tpc.detector} has "
-                f"{len(channels)} channels. Fix: give (ticks, {len(channels)}), columns as tpc.channels."
+        job = _Job(self, values, _float32_below(threshold), steps, bad, min_live_planes, first_tick, most)
+        pieces = values.pieces(first_tick, steps[0], threads)
+        if values.as_it_is:
+            job.whole = values.rows(0, len(values))
+            job.lit = job.find_lit(job.whole, 0, threads)
+        image, total, lit = _Piece.empty(n_planes), 0, 0
+        for piece in in_order(lambda i: job.tile(*pieces[i]), len(pieces), threads):
+            total += int(piece.progress[tiling.TOTAL])
+            lit += int(piece.progress[tiling.LIT])
+            if total > most:
+                job.count_only = True
+                image = _Piece.empty(n_planes)
+            elif len(pieces) == 1:
+                image = piece
+            else:
+                image.append(piece)
+        if total > most:
+            raise TooManyVoxelsError(
+                f"The image has {total:,} voxels, more than max_voxels = {most:,}. Fix: mark noisy channels bad, raise "
+                "the threshold, downsample further, or raise max_voxels"
             )
-        if given.dtype.kind not in "fiu":
-            raise InputError(f"The waveform has type {given.dtype}. Fix: give real numbers, float32 at best.")
-        if first_tick < 0:
-            raise InputError(f"first_tick = {first_tick} is negative. Fix: ticks count from 0.")
-        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is refused below
-            values = np.ascontiguousarray(given, np.float32)
-        found = first_not_finite(values.view(np.uint32))
-        if found >= 0:
-            row, column = divmod(int(found), len(channels))
-            raise InputError(
-                f"The waveform is {given[row, column]} at tick {first_tick + row}, channel {channels[column]} "
-                f"(column {column}). Fix: repair the input, or mark the channel bad and set it to 0."
-            )
-        return values
+        image.resize(total)
+        return Voxels(image.coords, image.charge, image.live, lit)
+
+    def memory(self, steps: tuple[int, int, int]) -> Memory:
+        """Working memory that nobody else uses; to be given back if, and only if, the kernels have left it clean."""
+        free = self._free.get(steps)
+        if free:
+            try:
+                return free.pop()
+            except IndexError:  # another thread was faster
+                pass
+        return Memory(new_scratch(self.tpc, self.overlaps, steps))
+
+    def give_back(self, steps: tuple[int, int, int], memory: Memory) -> None:
+        """Keep working memory for the next call."""
+        self._free.setdefault(steps, deque(maxlen=256)).append(memory)
+        while len(self._free) > KEPT_SCRATCH:
+            self._free.pop(next(iter(self._free)), None)
 
     def _check_bad(self, bad_channels: npt.ArrayLike) -> npt.NDArray[np.int64]:
         given = np.asarray(bad_channels)
@@ -165,7 +174,107 @@ class Tiler:
         outside = (rows[:, 0] < 0) | (rows[:, 0] >= n)
         if outside.any():
             raise ConfigError(f"bad_channels names column {rows[outside][0, 0]}. Fix: columns are 0 … {n - 1}.")
-        return np.ascontiguousarray(rows)
+        return _disjoint(rows)
+
+
+@dataclass
+class _Piece:
+    """Voxels of some slabs, in arrays that may be longer, and the kernel's ``progress``."""
+
+    coords: npt.NDArray[np.uint16]
+    charge: npt.NDArray[np.float32]
+    live: npt.NDArray[np.uint8]
+    progress: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(5, np.int64))
+
+    @classmethod
+    def empty(cls, n_planes: int) -> "_Piece":
+        return cls(np.empty((0, 3), np.uint16), np.empty((0, n_planes), np.float32), np.empty(0, np.uint8))
+
+    def resize(self, rows: int) -> None:
+        # In place: that moves pages, not data, and pages that are never written cost no memory.
+        for array in (self.coords, self.charge, self.live):
+            array.resize((rows, *array.shape[1:]), refcheck=False)
+
+    def append(self, other: "_Piece") -> None:
+        begin, new = int(self.progress[tiling.WRITTEN]), int(other.progress[tiling.WRITTEN])
+        if begin + new > len(self.coords):
+            self.resize(max(begin + new, len(self.coords) * 3 // 2))
+        for mine, theirs in ((self.coords, other.coords), (self.charge, other.charge), (self.live, other.live)):
+            mine[begin : begin + new] = theirs[:new]
+        self.progress[tiling.WRITTEN] += new
+
+
+@dataclass
+class _Job:
+    """One event's tiling: what its pieces share."""
+
+    tiler: Tiler
+    waveform: Waveform
+    threshold: np.float32
+    steps: tuple[int, int, int]
+    bad: npt.NDArray[np.int64]
+    min_live_planes: int
+    first_tick: int
+    max_voxels: int
+    count_only: bool = False
+    whole: Rows | None = None
+    lit: Lit | None = None
+
+    def find_lit(self, rows: Rows, first_row: int, threads: int = 1) -> Lit:
+        """The lit samples of some rows. Raises InputError for a NaN or infinity."""
+        try:
+            return find_lit(rows, self.threshold, threads)
+        except NotFiniteError as error:
+            row, column = first_row + error.row, error.column
+            raise InputError(
+                f"The waveform is {self.waveform.values[row, column]} at tick {self.first_tick + row}, channel "
+                f"{self.tiler.tpc.channels[column]} (column {column}). Fix: repair the input, or mark the channel bad "
+                "and set it to 0."
+            ) from error
+
+    def tile(self, begin: int, end: int) -> _Piece:
+        """Tile rows begin … end."""
+        tiler, steps, n_rows = self.tiler, self.steps, end - begin
+        memory = tiler.memory(steps)
+        if self.whole is not None and self.lit is not None:
+            rows, offset = self.whole, self.whole.offset + begin * self.whole.row
+            memory.list_lit(self.lit, begin, end)
+        else:
+            rows = self.waveform.rows(begin, end)
+            offset = rows.offset
+            memory.list_lit(self.find_lit(rows, begin), 0, n_rows)
+        piece = _Piece.empty(len(tiler.tpc.planes))
+        count_only = self.count_only
+        progress = piece.progress
+        while True:
+            tile_slabs(
+                rows.flat, offset, rows.row, rows.column, memory.lit_start, memory.lit_column, n_rows,
+                self.first_tick + begin, steps[0], self.bad, self.min_live_planes,
+                -(-tiler.tpc.frame.n_z // steps[2]), count_only, tiler.overlaps, memory.scratch, progress,
+                piece.coords, piece.charge, piece.live,
+            )  # fmt: skip
+            if not progress[tiling.PENDING]:
+                break
+            needed = int(progress[tiling.WRITTEN] + progress[tiling.PENDING])
+            if needed > self.max_voxels:  # go on, to tell how many there are
+                count_only = self.count_only = True
+                progress[tiling.WRITTEN] = 0
+                piece.resize(0)
+            else:
+                piece.resize(max(FIRST_ROOM, needed, len(piece.coords) * 3 // 2))
+        tiler.give_back(steps, memory)
+        return piece
+
+
+def _disjoint(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Rows [column, first tick, end tick) such that no column is bad twice at any tick."""
+    merged: list[list[int]] = []
+    for column, begin, end in rows[np.lexsort((rows[:, 1], rows[:, 0]))].tolist():
+        if merged and merged[-1][0] == column and begin <= merged[-1][2]:
+            merged[-1][2] = max(end, merged[-1][2])
+        elif begin < end:
+            merged.append([column, begin, end])
+    return np.array(merged, np.int64).reshape(-1, 3)
 
 
 def _float32_below(threshold: float) -> np.float32:

@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from preprocess.cache import overlaps_of
 from preprocess.detector import load_detector
 from preprocess.detector.build import even_spacing
-from preprocess.overlap import TILE
+from preprocess.testing.shares import all_shares
 
 pytestmark = pytest.mark.skipif("LARSTORE_TEST_DATA" not in os.environ, reason="LARSTORE_TEST_DATA is not set")
 
@@ -55,22 +55,21 @@ def line_inside(plane, offset, box):
     return np.where(low < high, [low, high], np.nan).T
 
 
-def areas_by_column(tpc, overlaps, index):
-    """(columns + 1,) mm² of a plane's channels on the pixel grid; the last one is NONE."""
-    first, last = overlaps.tile_start[index][[0, -1]]
-    rows = slice(int(overlaps.entry_area[first]), int(overlaps.entry_area[last]))
-    column = np.repeat(overlaps.entry_column[first:last], np.diff(overlaps.entry_area[first : last + 1]))
-    total = np.bincount(column, weights=overlaps.area[rows], minlength=len(tpc.channels) + 1)
-    return total * tpc.frame.pixel_mm**2 / 1000
-
-
-@pytest.mark.parametrize(("name", "number"), FACES)
-def test_a_strip_is_its_length_times_the_pitch(name, number):
+@pytest.fixture(scope="module", params=FACES, ids=lambda face: f"{face[0]}-{face[1]}")
+def face(request):
+    """A TPC and all areas of its pixels."""
+    name, number = request.param
     tpc = load_detector(name).tpc(number)
-    overlaps, box = overlaps_of(tpc), box_of(tpc)
+    return tpc, all_shares(overlaps_of(tpc), tpc.frame.n_z)
+
+
+def test_a_strip_is_its_length_times_the_pitch(face):
+    tpc, shares = face
+    box, n_columns = box_of(tpc), len(tpc.channels)
     checked = 0
     for index, plane in enumerate(tpc.planes):
-        area = areas_by_column(tpc, overlaps, index)
+        mine = shares.plane == index
+        area = np.bincount(shares.column[mine], shares.area[mine], n_columns + 1) * tpc.frame.pixel_mm**2 / 1000
         # A strip that touches no corner of the face: both borders cross the same two sides as the centre line.
         half = plane.pitch_mm / 2
         inside = [line_inside(plane, plane.offset_mm + shift, box) for shift in (-half, 0.0, half)]
@@ -92,32 +91,23 @@ def test_a_strip_is_its_length_times_the_pitch(name, number):
     assert checked > 0.9 * len(np.unique(np.concatenate([plane.column for plane in tpc.planes])))
 
 
-@pytest.mark.parametrize(("name", "number"), FACES)
-def test_pixels_are_covered_once_and_none_is_where_no_strip_is(name, number):
-    tpc = load_detector(name).tpc(number)
-    overlaps, frame = overlaps_of(tpc), tpc.frame
-    tiles_z = -(-frame.n_z // TILE)
-    n_tiles = len(overlaps.tile_start[0]) - 1
-    bits = np.arange(TILE * TILE, dtype=np.uint64)
-    y, z = np.divmod(np.arange(n_tiles), tiles_z)
-    rows = np.minimum(TILE, frame.n_y - TILE * y)[:, None] > (bits // TILE)
-    pixels = rows & (np.minimum(TILE, frame.n_z - TILE * z)[:, None] > (bits % TILE))
+def test_pixels_are_covered_once_and_none_is_where_no_strip_is(face):
+    tpc, shares = face
+    frame = tpc.frame
+    assert shares.y.max() < frame.n_y
+    assert shares.z.max() < frame.n_z
+    assert shares.area.min() > 0
+    pixel = shares.y.astype(np.int64) * frame.n_z + shares.z
     for index, plane in enumerate(tpc.planes):
-        first, last = (int(n) for n in overlaps.tile_start[index][[0, -1]])
-        tile = np.repeat(np.arange(n_tiles), np.diff(overlaps.tile_start[index]))
-        entry, bit = np.nonzero((overlaps.entry_mask[first:last, None] >> bits) & np.uint64(1))
-        area = overlaps.area[overlaps.entry_area[first] : overlaps.entry_area[last]].astype(np.int64)
-        none = overlaps.entry_column[first:last] == len(tpc.channels)
-        sums = np.bincount(tile[entry] * TILE * TILE + bit, weights=area, minlength=n_tiles * TILE * TILE)
-        sums = sums.reshape(n_tiles, -1)
-        assert (np.abs(sums[pixels] - 1000) <= 2).all()  # thousandths: rounding of up to four strips
-        assert not sums[~pixels].any()
+        mine = shares.plane == index
+        sums = np.bincount(pixel[mine], shares.area[mine], frame.n_y * frame.n_z)
+        assert (np.abs(sums - 1000) <= 2).all()  # thousandths: rounding of up to four strips
         # NONE has an area only where the pixel reaches beyond the outermost strips.
-        where = np.flatnonzero(none[entry])
+        none = mine & (shares.column == len(tpc.channels))
         place = np.column_stack(
             [
-                frame.origin_y_mm + frame.pixel_mm * (TILE * y[tile[entry[where]]] + bit[where] // TILE),
-                frame.origin_z_mm + frame.pixel_mm * (TILE * z[tile[entry[where]]] + bit[where] % TILE),
+                frame.origin_y_mm + frame.pixel_mm * shares.y[none],
+                frame.origin_z_mm + frame.pixel_mm * shares.z[none],
             ]
         )
         corner = place @ plane.normal
@@ -135,8 +125,10 @@ def test_every_channel_appears(name):
     detector = load_detector(name)
     anode = min(tpc.anode for tpc in detector.tpcs.values())
     faces = [tpc for tpc in detector.tpcs.values() if tpc.anode == anode]
-    seen = [areas_by_column(tpc, overlaps_of(tpc), p)[:-1] > 0 for tpc in faces for p in range(len(tpc.planes))]
-    assert np.any(seen, axis=0).all()
+    seen = np.zeros(len(faces[0].channels) + 1, bool)
+    for tpc in faces:
+        seen[overlaps_of(tpc).entry_column.clip(max=len(seen) - 1)] = True
+    assert seen[:-1].all()
 
 
 @pytest.mark.parametrize(

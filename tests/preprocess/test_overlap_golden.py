@@ -10,6 +10,7 @@ from numpy.testing import assert_array_equal
 
 from preprocess.cache import overlaps_of
 from preprocess.detector import load_detector
+from preprocess.testing.shares import all_shares
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "tiling"
 # Face of the research code -> TPC, our planes in its order (increasing angle), wires of plane w whose borders hit
@@ -24,18 +25,18 @@ def face(request):
     tpc = load_detector("protodune-sp-2021").tpc(number)
     golden = dict(np.load(GOLDEN / f"geom_face{request.param}_sample7.npz"))
     facts = json.loads((GOLDEN / "golden.json").read_text())[f"face{request.param}"]
-    return overlaps_of(tpc), golden, facts, order, [int(tpc.planes[2].column[w]) for w in ties], tpc
+    overlaps = overlaps_of(tpc)
+    shares = all_shares(overlaps, N_Z)
+    return overlaps, shares, golden, facts, order, [int(tpc.planes[2].column[w]) for w in ties], tpc
 
 
 def test_entries_and_sums_of_every_channel(face):
-    overlaps, golden, facts, order, ties, tpc = face
+    shares, golden, facts, order, ties, tpc = face[1:]
     assert (tpc.frame.n_y, tpc.frame.n_z) == (golden["ny"], golden["nx"]) == (N_Y, N_Z)
-    assert len(overlaps.area) == facts["entries"]
-    plane = np.repeat(range(3), overlaps.tile_start[:, -1] - overlaps.tile_start[:, 0])
-    sums, pixels = np.zeros((2, 3, NONE + 1), np.int64)
-    areas = np.add.reduceat(overlaps.area.astype(np.int64), overlaps.entry_area[:-1])
-    np.add.at(sums, (plane, overlaps.entry_column), areas)
-    np.add.at(pixels, (plane, overlaps.entry_column), np.diff(overlaps.entry_area))
+    assert len(shares.area) == facts["entries"]
+    where = shares.plane.astype(np.int64) * (NONE + 1) + shares.column
+    sums = np.bincount(where, shares.area, 3 * (NONE + 1)).astype(np.int64).reshape(3, -1)
+    pixels = np.bincount(where, minlength=3 * (NONE + 1)).reshape(3, -1)
     assert_array_equal(pixels[order], golden["npixels_per_plane_channel"])
     off = sums[order] - golden["area_permille_per_plane_channel"]
     assert set(np.argwhere(off)[:, 1]) <= set(ties)
@@ -43,7 +44,7 @@ def test_entries_and_sums_of_every_channel(face):
 
 
 def test_sampled_pixels(face):
-    overlaps, golden, _, order, ties, _ = face
+    overlaps, _, golden, _, order, ties, _ = face
     for i in range(len(golden["px"])):
         rows = slice(*golden["indptr"][i : i + 2])
         channels = np.where(golden["chan"][rows] < 0, NONE, golden["chan"][rows])
@@ -57,11 +58,10 @@ def test_sampled_pixels(face):
 
 
 def test_pixels_without_wires(face):
-    overlaps, golden, _, order, _, _ = face
+    _, shares, golden, _, order, _, _ = face
     for ours in range(3):
         theirs = order.index(ours)
-        begin, end = overlaps.column_start[ours, NONE : NONE + 2]
-        count = sum(int(mask).bit_count() for mask in overlaps.column_mask[begin:end])
+        count = np.count_nonzero((shares.plane == ours) & (shares.column == NONE))
         if theirs == 1:  # listed as the pixel columns z that lack wires along all of y
             assert count == N_Y * len(golden["none_pixels_plane1"])
         else:
@@ -69,13 +69,8 @@ def test_pixels_without_wires(face):
 
 
 def test_entry_counts_of_every_pixel(face):
-    overlaps, _, facts, _, _, _ = face
+    _, shares, _, facts, _, _, _ = face
     # Entries per pixel, all planes together, in its pixel order: the digest covers all 3.4 million pixels.
-    tiles_z = -(-N_Z // 8)
-    per_tile = np.zeros((overlaps.tile_start.shape[1] - 1, 64), np.int32)
-    bits = np.unpackbits(overlaps.entry_mask.view(np.uint8).reshape(-1, 8), axis=1, bitorder="little")
-    tiles = [np.repeat(np.arange(len(per_tile)), np.diff(start)) for start in overlaps.tile_start]
-    np.add.at(per_tile, np.concatenate(tiles), bits)
-    grid = per_tile.reshape(N_Y // 8, tiles_z, 8, 8).swapaxes(1, 2).reshape(N_Y, -1)[:, :N_Z]
-    indptr = np.concatenate([[0], np.cumsum(grid.T.ravel())]).astype(np.int32)
+    per_pixel = np.bincount(shares.z.astype(np.int64) * N_Y + shares.y, minlength=N_Y * N_Z)
+    indptr = np.concatenate([[0], np.cumsum(per_pixel)]).astype(np.int32)
     assert hashlib.sha256(indptr.tobytes()).hexdigest() == facts["sha256_indptr_int32"]

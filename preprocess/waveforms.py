@@ -1,0 +1,151 @@
+"""What a waveform may come as: any real array, digitised numbers with a scale, sparse regions of interest."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from larstore.errors import ConfigError, InputError
+from preprocess.detector.model import Tpc
+from preprocess.scanning import scan
+
+Result = TypeVar("Result")
+LINES = 64  # of a waveform that a thread scans at a time
+MOST_ROWS = 1024  # ticks that a thread takes at a time: its list of lit samples stays small
+COPIED_ROWS = 128  # ticks that are converted at a time
+
+
+class Rows(NamedTuple):
+    """Some ticks of a waveform in memory: value (row, column) is ``flat[offset + row * row + column * column]``."""
+
+    flat: npt.NDArray[np.float32]
+    offset: int
+    row: int
+    column: int
+    n_rows: int
+    n_columns: int
+
+    @property
+    def by_row(self) -> bool:
+        """Neighbours in memory are channels of one tick, else ticks of one channel."""
+        return self.column == 1
+
+
+@dataclass(frozen=True)
+class Lit:
+    """Bit maps of the lit samples: (rows, column words) if ``by_row``, else (columns, row words), uint64.
+
+    ``some``: which of these rows or columns have a lit sample, bool.
+    """
+
+    bits: npt.NDArray[np.uint64]
+    some: npt.NDArray[np.bool_]
+    by_row: bool
+
+
+class NotFiniteError(Exception):
+    """A NaN or infinity at ``row`` and ``column``."""
+
+    def __init__(self, row: int, column: int) -> None:
+        super().__init__(row, column)
+        self.row, self.column = row, column
+
+
+def find_lit(rows: Rows, threshold: np.float32, threads: int = 1) -> Lit:
+    """Bit maps of the samples above the threshold. NotFiniteError if there is a NaN or infinity."""
+    lines, length, stride = rows.n_rows, rows.n_columns, rows.row
+    if not rows.by_row:
+        lines, length, stride = rows.n_columns, rows.n_rows, rows.column
+    bits, some = np.empty((lines, -(-length // 64)), np.uint64), np.empty(lines, np.bool_)
+    step = lines if threads == 1 else LINES
+
+    def part(i: int) -> int:
+        end = min(lines, (i + 1) * step)
+        return int(scan(rows.flat, rows.offset, stride, length, i * step, end, threshold, bits, some))
+
+    for wrong in in_order(part, -(-lines // step) if lines else 0, threads):
+        if wrong >= 0:
+            line, place = divmod(wrong - rows.offset, stride)
+            raise NotFiniteError(*((line, place) if rows.by_row else (place, line)))
+    return Lit(bits, some, rows.by_row)
+
+
+class Waveform:
+    """A checked waveform, of which a range of ticks can be had as float32 without a copy of the whole.
+
+    Args:
+        given: (ticks, channels) real numbers of any type and order, or a scipy.sparse matrix or array of that shape.
+        tpc: whose channels the columns are.
+        scale: factor to the unit of the threshold.
+
+    Raises:
+        InputError: another shape or type. ConfigError: a scale that is 0 or not finite.
+    """
+
+    def __init__(self, given: Any, tpc: Tpc, scale: float = 1.0) -> None:
+        if not np.isfinite(scale) or scale == 0:
+            raise ConfigError(f"scale = {scale}. Fix: give a finite number other than 0.")
+        self.sparse = hasattr(given, "tocsr")
+        values = given.tocsr() if self.sparse else np.asarray(given)
+        if values.ndim != 2 or values.shape[1] != len(tpc.channels):
+            raise InputError(
+                f"The waveform has shape {values.shape}, but TPC {tpc.number} of {tpc.detector} has "
+                f"{len(tpc.channels)} channels. Fix: give (ticks, {len(tpc.channels)}), columns as tpc.channels."
+            )
+        if values.dtype.kind not in "fiu":
+            raise InputError(f"The waveform has type {values.dtype}. Fix: give real numbers, float32 at best.")
+        self.values, self.scale = values, np.float32(scale)
+        contiguous = not self.sparse and (values.flags.c_contiguous or values.flags.f_contiguous)
+        self.as_it_is = bool(contiguous and scale == 1 and values.dtype == np.float32)
+
+    def __len__(self) -> int:
+        return int(self.values.shape[0])
+
+    def rows(self, begin: int, end: int) -> Rows:
+        """The ticks begin … end as float32: in place where they are that, else converted."""
+        n_columns = self.values.shape[1]
+        if self.as_it_is:
+            flat = self.values.ravel(order="K")
+            row, column = (n_columns, 1) if self.values.flags.c_contiguous else (1, len(self))
+            offset = begin * row
+        else:
+            part = self.values[begin:end]
+            with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, and is refused as such
+                dense = part.toarray() if self.sparse else part  # type: ignore[union-attr]
+                flat = np.array(dense, np.float32, order="C").ravel()
+                flat *= self.scale
+            row, column, offset = n_columns, 1, 0
+        view = flat.view()
+        view.flags.writeable = False  # always, so that one compiled kernel serves all
+        return Rows(view, offset, row, column, end - begin, n_columns)
+
+    def pieces(self, first_tick: int, slab_ticks: int, threads: int) -> list[tuple[int, int]]:
+        """Ranges of rows that end where a slab ends, in order: what one thread takes at a time."""
+        rows = len(self)
+        wanted = min(MOST_ROWS if self.as_it_is else COPIED_ROWS, -(-rows // (8 * threads)))
+        step = max(1, -(-wanted // slab_ticks)) * slab_ticks
+        ends = [*range(step - first_tick % slab_ticks, rows, step), rows]
+        return [(begin, end) for begin, end in zip([0, *ends], ends, strict=False) if begin < end]
+
+
+def in_order(work: Callable[[int], Result], number: int, threads: int) -> Iterator[Result]:
+    """``work(0)`` … ``work(number - 1)`` in order, so many threads at work and hardly more results waiting."""
+    if threads == 1 or number == 1:
+        yield from map(work, range(number))
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for i in range(number):
+                if len(waiting) > threads:
+                    yield waiting.popleft().result()
+                waiting.append(pool.submit(work, i))
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
