@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from larstore.block import BlockFull, write_block
+    from larstore.block_writer import BlockWriter
     from larstore.creation import create
     from larstore.geometry import Geometry, TpcGeometry
     from larstore.image import Image
     from larstore.predictions import PredictionWriter
-    from larstore.records import BlockSpec, Failure, ImageRecord, ImageRows, InputFile, Receipt
+    from larstore.records import BlockSpec, Failure, ImageRecord, ImageRows, InputFile, Pixels, Receipt
     from larstore.selection import Selection
     from larstore.store import Store, open
+    from larstore.truth_sums import TruthBlocks, truth_blocks
     from larstore.verification import Report, diff, verify
     from larstore.writer import StoreWriter
 
@@ -19,12 +21,14 @@ if TYPE_CHECKING:
 _WHERE = {
     "BlockFull": "block",
     "BlockSpec": "records",
+    "BlockWriter": "block_writer",
     "Failure": "records",
     "Geometry": "geometry",
     "Image": "image",
     "ImageRecord": "records",
     "ImageRows": "records",
     "InputFile": "records",
+    "Pixels": "records",
     "PredictionWriter": "predictions",
     "Receipt": "records",
     "Report": "verification",
@@ -32,9 +36,11 @@ _WHERE = {
     "Store": "store",
     "StoreWriter": "writer",
     "TpcGeometry": "geometry",
+    "TruthBlocks": "truth_sums",
     "create": "creation",
     "diff": "verification",
     "open": "store",
+    "truth_blocks": "truth_sums",
     "verify": "verification",
     "write_block": "block",
 }
@@ -42,12 +48,14 @@ _WHERE = {
 __all__ = [
     "BlockFull",
     "BlockSpec",
+    "BlockWriter",
     "Failure",
     "Geometry",
     "Image",
     "ImageRecord",
     "ImageRows",
     "InputFile",
+    "Pixels",
     "PredictionWriter",
     "Receipt",
     "Report",
@@ -55,9 +63,11 @@ __all__ = [
     "Store",
     "StoreWriter",
     "TpcGeometry",
+    "TruthBlocks",
     "create",
     "diff",
     "open",
+    "truth_blocks",
     "verify",
     "write_block",
 ]

@@ -1,7 +1,8 @@
 """The worker's side: images into the shards of one block, in memory, then as new files; no lock, from any process."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,20 @@ import numpy.typing as npt
 
 from larstore import fs
 from larstore.errors import StoreError
-from larstore.format import TRUTH_COLUMNS, UNKNOWN_NUMBER, VOXEL_ARRAYS, sharded_document, truth_arrays
-from larstore.records import BlockSpec, ImageRecord, ImageRows, InputFile, Receipt
+from larstore.format import (
+    POINT_COLUMNS,
+    TRUTH_COLUMNS,
+    UNKNOWN_NUMBER,
+    ArraySpec,
+    row_arrays,
+    sharded_document,
+    width_of,
+)
+from larstore.records import BlockSpec, ImageRecord, ImageRows, InputFile, Pixels, Receipt
 from larstore.shards import Layout, encode_shard, layout_of
 
 NO_VOXEL = 65535  # the fill value of coordinates
+CHECKED_ROWS = 1 << 18  # at once: they are widened for it, and images at full resolution are large
 
 
 class BlockFull(StoreError):  # noqa: N818 - a signal to ask for a larger block, not a fault
@@ -31,25 +41,35 @@ class BlockFull(StoreError):  # noqa: N818 - a signal to ask for a larger block,
 
 def layouts(spec: BlockSpec) -> dict[str, Layout]:
     """Path -> layout of all arrays that a block has shards of."""
-    widths = {"voxels/charge": spec.n_planes, "voxels/coords": 3, "truth/coords": 3}
     rows = (spec.first_shard + spec.n_shards) * spec.shard_rows
-    return {
-        path: layout_of(path, sharded_document(array, widths.get(path), spec.shard_rows, spec.chunk_rows, rows))
-        for path, array in (VOXEL_ARRAYS | truth_arrays(spec.truth_columns)).items()
-    }
+    found = {}
+    for arrays in row_arrays(spec.truth_columns, spec.pixels).values():
+        for path, array in arrays.items():
+            width = width_of(array, spec.n_planes)
+            found[path] = layout_of(path, sharded_document(array, width, spec.shard_rows, spec.chunk_rows, rows))
+    return found
 
 
 def shards_needed(shard_rows: int, images: Sequence[ImageRecord]) -> int:
-    """Shards that the longer of voxel and truth arrays needs."""
-    voxels = sum(len(image.coords) for image in images)
-    truth = sum(len(image.truth_coords) for image in images if image.truth_coords is not None)
-    return max(1, -(-max(voxels, truth) // shard_rows))
+    """Shards that the longest kind of arrays needs."""
+    pixels = [image.pixels for image in images if image.pixels is not None]
+    rows = [sum(len(image.coords) for image in images), sum(len(each.coords) for each in pixels)]
+    rows += [sum(_n_truth(holder) for holder in holders) for holders in (images, pixels)]
+    return max(1, -(-max(rows) // shard_rows))
+
+
+def _n_truth(holder: ImageRecord | Pixels) -> int:
+    return 0 if holder.truth_coords is None else len(holder.truth_coords)
 
 
 def sorted_unique(coords: npt.NDArray[Any]) -> bool:
     """Whether (n, 3) coordinates ascend strictly by (x, y, z)."""
-    packed = coords.astype(np.int64) @ np.array([1 << 32, 1 << 16, 1], dtype=np.int64)
-    return bool((np.diff(packed) > 0).all())
+    for start in range(0, len(coords) - 1, CHECKED_ROWS):
+        part = coords[start : start + CHECKED_ROWS + 1].astype(np.int64)
+        packed = part[:, 0] << 32 | part[:, 1] << 16 | part[:, 2]
+        if not (packed[1:] > packed[:-1]).all():
+            return False
+    return True
 
 
 def _expect(image: ImageRecord, name: str, value: npt.NDArray[Any], dtype: str, shape: tuple[int, ...]) -> None:
@@ -99,20 +119,47 @@ def check_image(image: ImageRecord, n_planes: int) -> None:
         _check_coords(image, "truth_coords", image.truth_coords)
         if not np.isfinite(image.truth_value).all():
             raise StoreError(f"{where}: truth_value holds NaN or infinity. Fix: look at the truth of this event")
-    _check_truth_columns(image, where)
+    _check_truth_columns(image, image, TRUTH_COLUMNS, "truth column")
+    if image.pixels is not None:
+        _check_pixels(image, image.pixels, n_planes)
 
 
-def _check_truth_columns(image: ImageRecord, where: str) -> None:
-    if image.truth_columns and image.truth_coords is None:
+def _check_pixels(image: ImageRecord, pixels: Pixels, n_planes: int) -> None:
+    """The same for an image's pixels; its truth, if any, must be there as points."""
+    where = f"image {image.key} of {image.input or 'no input'}"
+    n = len(pixels.coords)
+    _expect(image, "pixels.coords", pixels.coords, "uint16", (n, 3))
+    _expect(image, "pixels.charge", pixels.charge, "float32", (n, n_planes))
+    _expect(image, "pixels.live", pixels.live, "uint8", (n,))
+    _check_coords(image, "pixels.coords", pixels.coords)
+    if not np.isfinite(pixels.charge).all() or int(pixels.live.max(initial=0)) >= 1 << n_planes:
+        raise StoreError(f"{where}: pixels hold NaN, infinity or unknown planes. Fix: give what the Tiler returns")
+    if (image.truth is None) != (pixels.truth_coords is None) or set(image.truth_columns) != set(pixels.truth_columns):
+        raise StoreError(f"{where}: voxels and pixels know different truth. Fix: give all its truth points too")
+    if pixels.truth_coords is not None and pixels.truth_value is not None:
+        m = len(pixels.truth_coords)
+        _expect(image, "pixels.truth_coords", pixels.truth_coords, "uint16", (m, 3))
+        _expect(image, "pixels.truth_value", pixels.truth_value, "float64", (m,))
+        if not np.isfinite(pixels.truth_value).all() or int(pixels.truth_coords.max(initial=0)) >= NO_VOXEL:
+            raise StoreError(f"{where}: a truth point is not finite or beyond the grid. Fix: leave it out")
+    elif pixels.truth_coords is not None:
+        raise StoreError(f"{where}: truth points without values. Fix: give pixels.truth_value too")
+    _check_truth_columns(image, pixels, POINT_COLUMNS, "truth points' column")
+
+
+def _check_truth_columns(
+    image: ImageRecord, holder: ImageRecord | Pixels, specs: dict[str, ArraySpec], what: str
+) -> None:
+    where = f"image {image.key} of {image.input or 'no input'}"
+    if holder.truth_columns and holder.truth_coords is None:
         raise StoreError(f"{where}: truth_columns without truth_coords. Fix: give the truth voxels too")
-    for name, values in image.truth_columns.items():
-        if name not in TRUTH_COLUMNS:
-            raise StoreError(f"{where}: truth column {name!r} is unknown. Fix: choose among {', '.join(TRUTH_COLUMNS)}")
-        n_truth = 0 if image.truth_coords is None else len(image.truth_coords)
-        _expect(image, f"truth column {name}", values, TRUTH_COLUMNS[name].dtype, (n_truth,))
+    for name, values in holder.truth_columns.items():
+        if name not in specs:
+            raise StoreError(f"{where}: {what} {name!r} is unknown. Fix: choose among {', '.join(specs)}")
+        _expect(image, f"{what} {name}", values, specs[name].dtype, (_n_truth(holder),))
         if not known_column(values):
             raise StoreError(
-                f"{where}: truth column {name} holds NaN, infinity or {UNKNOWN_NUMBER}. Fix: write 0 for an unknown "
+                f"{where}: {what} {name} holds NaN, infinity or {UNKNOWN_NUMBER}. Fix: write 0 for an unknown "
                 "pdg, -1 for an unknown track, and leave collected out"
             )
 
@@ -134,20 +181,26 @@ def _truth_sum(image: ImageRecord) -> float:
 
 def _placed(images: Sequence[ImageRecord], spec: BlockSpec) -> list[ImageRows]:
     """Where each image lies: one after the other from the block's first row."""
-    voxel = truth = spec.first_shard * spec.shard_rows
+    at = dict.fromkeys(row_arrays((), True), spec.first_shard * spec.shard_rows)
     rows = []
     for image in images:
-        has_truth = image.truth_coords is not None
-        n, m = len(image.coords), len(image.truth_coords) if image.truth_coords is not None else 0
+        pixels = image.pixels
+        points = None if pixels is None else pixels.truth_coords
+        lengths = {
+            "voxel": len(image.coords),
+            "truth": _n_truth(image),
+            "pixel": 0 if pixels is None else len(pixels.coords),
+            "point": 0 if pixels is None else _n_truth(pixels),
+        }
         rows.append(
             ImageRows(
                 file=image.file,
                 event=image.event,
                 tpc=image.tpc,
-                voxel_start=voxel,
-                voxel_count=n,
-                truth_start=truth if has_truth else -1,
-                truth_count=m,
+                voxel_start=at["voxel"],
+                voxel_count=lengths["voxel"],
+                truth_start=-1 if image.truth_coords is None else at["truth"],
+                truth_count=lengths["truth"],
                 run=image.run,
                 subrun=image.subrun,
                 event_id=image.event_id,
@@ -156,36 +209,53 @@ def _placed(images: Sequence[ImageRecord], spec: BlockSpec) -> list[ImageRows]:
                 truth_sum=_truth_sum(image),
                 n_bad_channels=image.n_bad_channels,
                 truth_columns=tuple(name for name in spec.truth_columns if name in image.truth_columns),
+                pixel_start=-1 if pixels is None else at["pixel"],
+                pixel_count=lengths["pixel"],
+                point_start=-1 if points is None else at["point"],
+                point_count=lengths["point"],
             )
         )
-        voxel, truth = voxel + n, truth + m
+        at = {kind: first + lengths[kind] for kind, first in at.items()}
     return rows
 
 
-def _joined(parts: Iterable[npt.NDArray[Any]], layout: Layout) -> npt.NDArray[Any]:
-    """All images' rows of one array, one after the other."""
-    present = [part for part in parts if len(part)]
-    return np.concatenate(present) if present else np.empty((0, *layout.width), dtype=layout.dtype)
+def _shards(parts: Iterable[npt.NDArray[Any]], shard_rows: int) -> Iterator[npt.NDArray[Any]]:
+    """The parts' rows, one after the other, a shard at a time."""
+    held: list[npt.NDArray[Any]] = []
+    room = shard_rows
+    for part in parts:
+        rest = part
+        while len(rest) >= room:
+            yield np.concatenate([*held, rest[:room]])
+            rest, held, room = rest[room:], [], shard_rows
+        held.append(rest)
+        room -= len(rest)
+    if room < shard_rows:
+        yield np.concatenate(held)
 
 
-def _values(path: str, images: Sequence[ImageRecord], layout: Layout) -> npt.NDArray[Any]:
+def _parts(path: str, images: Sequence[ImageRecord], layout: Layout) -> list[npt.NDArray[Any]]:
+    """Each image's rows of one array."""
     if path == "voxels/truth":
-        unknown = [np.full(len(i.coords), np.nan, np.float32) if i.truth is None else i.truth for i in images]
-        return _joined(unknown, layout)
-    column = path.removeprefix("truth/")
+        return [np.full(len(i.coords), np.nan, np.float32) if i.truth is None else i.truth for i in images]
+    group, _, name = path.partition("/")
+    if group == "truth":
+        name = f"truth_{name}"
+    holders: list[ImageRecord | Pixels] = [*images]
+    if group == "pixels":
+        holders = [image.pixels for image in images if image.pixels is not None]
+    column = name.removeprefix("truth_")
     if column in TRUTH_COLUMNS:
-        if not any(column in image.truth_columns for image in images):
-            return _joined((), layout)  # nothing known in this block: no shard, and the index says so
-        truths = [image for image in images if image.truth_coords is not None]
-        return _joined((_column_or_fill(image, column, layout) for image in truths), layout)
-    name = {"truth/coords": "truth_coords", "truth/value": "truth_value"}.get(path, path.partition("/")[2])
-    return _joined((part for image in images if (part := getattr(image, name)) is not None), layout)
+        if not any(column in holder.truth_columns for holder in holders):
+            return []  # nothing known in this block: no shard, and the index says so
+        return [_column_or_fill(holder, column, layout) for holder in holders]
+    return [part for holder in holders if (part := getattr(holder, name)) is not None]
 
 
-def _column_or_fill(image: ImageRecord, column: str, layout: Layout) -> npt.NDArray[Any]:
-    if column in image.truth_columns:
-        return image.truth_columns[column]
-    return np.full(0 if image.truth_coords is None else len(image.truth_coords), layout.fill, layout.dtype)
+def _column_or_fill(holder: ImageRecord | Pixels, column: str, layout: Layout) -> npt.NDArray[Any]:
+    if column in holder.truth_columns:
+        return holder.truth_columns[column]
+    return np.full(_n_truth(holder), layout.fill, layout.dtype)
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -211,6 +281,8 @@ def write_block(
     root = Path(path)
     if not (root / "zarr.json").is_file():
         raise StoreError(f"{root}: not a larstore store. Fix: create it first")
+    if not spec.pixels:
+        images = [replace(image, pixels=None) for image in images]
     for image in images:
         check_image(image, spec.n_planes)
     needed = shards_needed(spec.shard_rows, images)
@@ -218,9 +290,8 @@ def write_block(
         raise BlockFull(needed, spec.n_shards)
     files: dict[str, tuple[int, str]] = {}
     for array, layout in layouts(spec).items():
-        values = _values(array, images, layout)
-        for number, start in enumerate(range(0, len(values), spec.shard_rows)):
-            data = encode_shard(layout, values[start : start + spec.shard_rows])
+        for number, values in enumerate(_shards(_parts(array, images, layout), spec.shard_rows)):
+            data = encode_shard(layout, values)
             name = layout.file(spec.first_shard + number)
             fs.make_directories((root / name).parent)
             _write(root / name, data)

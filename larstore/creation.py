@@ -20,15 +20,15 @@ from larstore.format import (
     TABLE_ROWS,
     TEXT_TABLE_ROWS,
     TRUTH_COLUMNS,
-    VOXEL_ARRAYS,
     Document,
     group_document,
     index_columns,
     new_root,
+    row_arrays,
     sharded_document,
     to_bytes,
-    truth_arrays,
     voxel_size_mm,
+    width_of,
 )
 from larstore.geometry import WIRE_COLUMNS, Geometry
 from larstore.table import appended, column_document
@@ -65,13 +65,14 @@ def create(
     shard_rows: int = SHARD_ROWS,
     chunk_rows: int = CHUNK_ROWS,
     truth_columns: Sequence[str] = (),
+    pixels: bool = False,
 ) -> None:
     """Create an empty store. Its directory appears whole or not at all.
 
     ``provenance`` is any JSON-like dict (software versions, resolved configuration). ``shard_rows`` must be a
     multiple of ``chunk_rows``. ``truth_columns``: which of collected, pdg and track the store can hold for its truth
-    voxels; those that no image has cost no disk. Raises StoreError if the path exists already or a setting cannot be
-    stored.
+    voxels; those that no image has cost no disk. ``pixels``: whether it can keep images at full resolution as well.
+    Raises StoreError if the path exists already or a setting cannot be stored.
     """
     target = Path(path)
     if target.exists() or target.is_symlink():
@@ -101,14 +102,14 @@ def create(
         "commit": 0,
         "images_commit": 0,
     }
-    nodes = {group: group_document() for group in GROUPS}
-    widths = {"voxels/charge": len(planes), "voxels/coords": 3, "truth/coords": 3}
-    for name, spec in (VOXEL_ARRAYS | truth_arrays(truth_columns)).items():
-        nodes[name] = sharded_document(spec, widths.get(name), shard_rows, chunk_rows)
-    for name in ("voxels/charge", "voxels/truth", "truth/value", "truth/collected"):
-        if name in nodes:
-            nodes[name]["attributes"] = {"units": units}
-    tables = {"index": index_columns(list(planes), truth_columns), "inputs": INPUT_COLUMNS, "failures": FAILURE_COLUMNS}
+    nodes = {group: group_document() for group in (*GROUPS, *(["pixels"] if pixels else []))}
+    for arrays in row_arrays(truth_columns, pixels).values():
+        for name, spec in arrays.items():
+            nodes[name] = sharded_document(spec, width_of(spec, len(planes)), shard_rows, chunk_rows)
+            if np.dtype(spec.dtype).kind == "f":
+                nodes[name]["attributes"] = {"units": units}
+    index = index_columns(list(planes), truth_columns, pixels)
+    tables = {"index": index, "inputs": INPUT_COLUMNS, "failures": FAILURE_COLUMNS}
     dimensions = {"index": "image", "inputs": "input_file", "failures": "failure"}
     for group, columns in tables.items():
         rows = TABLE_ROWS if group == "index" else TEXT_TABLE_ROWS

@@ -43,10 +43,19 @@ INPUT_COLUMNS = {"path": "string", "file": "int64", "size": "int64", "sha256": "
 FAILURE_COLUMNS = {"file": "int64", "tpc": "int32", "input": "string", "error": "string", "commit": "int32"}
 
 
-def index_columns(planes: list[str], truth_columns: Sequence[str] = ()) -> dict[str, str]:
-    """Names and types of the index's columns; one charge sum per plane, and which truth columns an image has."""
+PIXEL_INDEX_COLUMNS = {
+    "pixel_start": "int64",  # -1: this image keeps no pixels
+    "pixel_count": "int32",
+    "point_start": "int64",  # -1: no truth points
+    "point_count": "int32",
+}
+
+
+def index_columns(planes: list[str], truth_columns: Sequence[str] = (), pixels: bool = False) -> dict[str, str]:
+    """Names and types of the index's columns; one charge sum per plane, and what the store's additions need."""
     columns = INDEX_COLUMNS | {f"charge_sum_{plane}": "float64" for plane in planes}
-    return columns | {"truth_columns": "int32"} if truth_columns else columns
+    columns |= {"truth_columns": "int32"} if truth_columns else {}
+    return columns | (PIXEL_INDEX_COLUMNS if pixels else {})
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,45 @@ TRUTH_COLUMNS = {"collected": TRUTH_VALUE, "pdg": TRUTH_NUMBER, "track": TRUTH_N
 def truth_arrays(columns: Sequence[str]) -> dict[str, ArraySpec]:
     """Path -> layout of all arrays along the truth voxels, with these optional columns."""
     return TRUTH_ARRAYS | {f"truth/{name}": TRUTH_COLUMNS[name] for name in columns}
+
+
+# Pixels: a wire's value recurs along it, which shuffled bytes would hide; points are float64, so that sums are exact.
+POINT_VALUE = ArraySpec("float64", "NaN", ("point",), "zstd", "shuffle", 3)
+POINT_NUMBER = ArraySpec("int32", UNKNOWN_NUMBER, ("point",), "zstd", "shuffle", 3)
+PIXEL_ARRAYS = {
+    "pixels/coords": ArraySpec("uint16", 65535, ("pixel", "axis"), "zstd", "shuffle", 1, transposed=True),
+    "pixels/charge": ArraySpec("float32", "NaN", ("pixel", "plane"), "zstd", "noshuffle", 3, transposed=True),
+    "pixels/live": ArraySpec("uint8", 255, ("pixel",), "zstd", "bitshuffle", 1),
+}
+POINT_ARRAYS = {
+    "pixels/truth_coords": ArraySpec("uint16", 65535, ("point", "axis"), "zstd", "shuffle", 5, transposed=True),
+    "pixels/truth_value": POINT_VALUE,
+}
+POINT_COLUMNS = {"collected": POINT_VALUE, "pdg": POINT_NUMBER, "track": POINT_NUMBER}
+
+
+def point_arrays(columns: Sequence[str]) -> dict[str, ArraySpec]:
+    """Path -> layout of all arrays along the truth points that are kept with pixels, with these truth columns."""
+    return POINT_ARRAYS | {f"pixels/truth_{name}": POINT_COLUMNS[name] for name in columns}
+
+
+def row_arrays(truth_columns: Sequence[str], pixels: bool) -> dict[str, dict[str, ArraySpec]]:
+    """Kind of row (voxel, truth, pixel, point; the index has KIND_start and KIND_count) -> its arrays."""
+    kinds = {"voxel": VOXEL_ARRAYS, "truth": truth_arrays(truth_columns)}
+    return kinds | ({"pixel": PIXEL_ARRAYS, "point": point_arrays(truth_columns)} if pixels else {})
+
+
+def kind_of(path: str) -> str:
+    """The kind of row that a sharded array has; scores of predictions lie along the voxels."""
+    if path.startswith("pixels/"):
+        return "point" if path.startswith("pixels/truth_") else "pixel"
+    return "truth" if path.startswith("truth/") else "voxel"
+
+
+def width_of(spec: ArraySpec, n_planes: int) -> int | None:
+    """Columns of an array: 3 axes or the planes; None for one without."""
+    widths = {"axis": 3, "plane": n_planes}
+    return widths[spec.dimensions[1]] if len(spec.dimensions) > 1 else None
 
 
 def truth_bits(columns: Iterable[str]) -> int:
@@ -182,6 +230,16 @@ class Root:
     def truth_columns(self) -> tuple[str, ...]:
         """The optional truth columns that this store can hold."""
         return tuple(name for name in TRUTH_COLUMNS if f"truth/{name}" in self.nodes)
+
+    @property
+    def pixels(self) -> bool:
+        """Whether this store can keep images at full resolution."""
+        return "pixels/coords" in self.nodes
+
+    @property
+    def row_arrays(self) -> dict[str, dict[str, ArraySpec]]:
+        """Kind of row -> the arrays of this store along it; see ``row_arrays``."""
+        return row_arrays(self.truth_columns, self.pixels)
 
     def rows(self, path: str) -> int:
         """Length of an array."""

@@ -1,5 +1,7 @@
 """One image of a store: its arrays are read when first asked for, and its voxels know their place in the detector."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -7,9 +9,12 @@ import numpy.typing as npt
 
 from larstore.errors import StoreError
 from larstore.format import truth_names
+from larstore.records import Pixels
 
 if TYPE_CHECKING:
     from larstore.store import Store
+
+PIECE_ROWS = 1 << 20  # pixels that are read at once
 
 Coords = npt.NDArray[np.uint16]
 Values = npt.NDArray[np.float32]
@@ -94,6 +99,55 @@ class Image:
             return {}
         names = truth_names(self.summary("truth_columns"))
         return {name: self._array(f"truth/{name}", "truth") for name in names}
+
+    @property
+    def pixels(self) -> Pixels:
+        """This image at full resolution, and its truth points; StoreError where the store does not keep them."""
+        points = self.truth_points
+        coords, charge, live = (self._array(f"pixels/{name}", "pixel") for name in ("coords", "charge", "live"))
+        return replace(points, coords=coords, charge=charge, live=live)
+
+    @property
+    def truth_points(self) -> Pixels:
+        """The truth points of ``pixels``, without the pixels. StoreError where the store does not keep them."""
+        self._refuse_without_pixels()
+        nothing = (np.empty((0, 3), np.uint16), np.empty((0, len(self.store.root.planes)), np.float32))
+        if self.summary("point_start") < 0:
+            return Pixels(*nothing, np.empty(0, np.uint8))
+        places, values = (self._array(f"pixels/truth_{name}", "point") for name in ("coords", "value"))
+        names = truth_names(self.summary("truth_columns")) if self.store.root.truth_columns else ()
+        columns = {name: self._array(f"pixels/truth_{name}", "point") for name in names}
+        return Pixels(*nothing, np.empty(0, np.uint8), places, values, columns)
+
+    def pixel_pieces(
+        self, ticks: int, rows: int = PIECE_ROWS
+    ) -> Iterator[tuple[Coords, Values, npt.NDArray[np.uint8]]]:
+        """``pixels``' coords, charge and live, about ``rows`` rows at a time, so that few are in memory.
+
+        A piece ends where the tick divided by ``ticks`` changes. StoreError where the store does not keep them.
+        """
+        self._refuse_without_pixels()
+        read, start = self.store.read_rows, self.summary("pixel_start")
+        stop, length = start + self.summary("pixel_count"), rows
+        while start < stop:
+            end = min(start + length, stop)
+            x = read("pixels/coords", start, end)
+            if end < stop:  # the last run of ticks may go on in the next piece
+                run = x[:, 0].astype(np.int64) // ticks
+                whole = int(np.searchsorted(run, run[-1]))
+                length = rows if whole else 2 * length
+                x = x[:whole]
+            if len(x):
+                charge, live = (read(f"pixels/{name}", start, start + len(x)) for name in ("charge", "live"))
+                yield x, charge, live
+            start += len(x)
+
+    def _refuse_without_pixels(self) -> None:
+        if not self.store.root.pixels or self.summary("pixel_start") < 0:
+            raise StoreError(
+                f"{self.store.path}: keeps no pixels of image {self.key}. "
+                "Fix: run 'larstore preprocess --save-pix' into a new store"
+            )
 
     @property
     def collected(self) -> Values:

@@ -137,9 +137,9 @@ class Index:
         keys = pd.MultiIndex.from_arrays([table.pop(name) for name in KEYS], names=KEYS)
         return pd.DataFrame(table, index=keys)
 
-    def owners(self, prefix: str, start: int, stop: int) -> str:
-        """Names of the live images with rows in [start, stop) of ``voxel`` or ``truth`` arrays."""
-        first, count = self.column(f"{prefix}_start"), self.column(f"{prefix}_count")
+    def owners(self, kind: str, start: int, stop: int) -> str:
+        """Names of the live images with rows in [start, stop) of the arrays of a kind (voxel, truth, pixel, point)."""
+        first, count = self.column(f"{kind}_start"), self.column(f"{kind}_count")
         live = self.live
         touched = live[(first[live] < stop) & (first[live] + count[live] > start)]
         names = [str(self.keys(int(row))) for row in touched[:3]]

@@ -8,6 +8,27 @@ import numpy.typing as npt
 
 
 @dataclass(frozen=True)
+class Pixels:
+    """An image at full resolution, and the truth points of its event: all that another downsampling needs.
+
+    Attributes:
+        coords: (n, 3) uint16 tick, y pixel, z pixel, unique and sorted.
+        charge, live: (n, planes) float32 and (n,) uint8, as for the voxels.
+        truth_coords: (m, 3) uint16 tick, y pixel, z pixel of the truth points, in the order of the input; None where
+            it had no truth. Only points inside the grid.
+        truth_value: (m,) float64 electrons.
+        truth_columns: ``collected`` (m,) float64, ``pdg`` and ``track`` (m,) int32, as far as they are known.
+    """
+
+    coords: npt.NDArray[np.uint16]
+    charge: npt.NDArray[np.float32]
+    live: npt.NDArray[np.uint8]
+    truth_coords: npt.NDArray[np.uint16] | None = None
+    truth_value: npt.NDArray[np.float64] | None = None
+    truth_columns: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class ImageRecord:
     """One image as a worker hands it to the writer.
 
@@ -27,6 +48,7 @@ class ImageRecord:
         input: path of the file it was made from.
         run, subrun, event_id: numbers of the frame, -1 where unknown.
         n_bad_channels: bad channels of this TPC in this event.
+        pixels: the same image at full resolution; a store that was created without pixels leaves it out.
     """
 
     file: int
@@ -44,6 +66,7 @@ class ImageRecord:
     subrun: int = -1
     event_id: int = -1
     n_bad_channels: int = 0
+    pixels: Pixels | None = None
 
     @property
     def key(self) -> tuple[int, int, int]:
@@ -76,7 +99,7 @@ class Failure:
 class BlockSpec:
     """Rows that one worker may write: shards [first_shard, first_shard + n_shards) of all voxel-like arrays.
 
-    ``truth_columns``: the optional truth columns that the store can hold.
+    ``truth_columns``: the optional truth columns that the store can hold. ``pixels``: whether it keeps pixels.
     """
 
     first_shard: int
@@ -86,6 +109,7 @@ class BlockSpec:
     n_planes: int
     token: str
     truth_columns: tuple[str, ...] = ()
+    pixels: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,6 +131,10 @@ class ImageRows:
     truth_sum: float
     n_bad_channels: int
     truth_columns: tuple[str, ...] = ()
+    pixel_start: int = -1
+    pixel_count: int = 0
+    point_start: int = -1
+    point_count: int = 0
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from larstore import table
 from larstore.errors import DamageError, StoreError
-from larstore.format import FAILURE_COLUMNS, INPUT_COLUMNS, Root, read_root
+from larstore.format import FAILURE_COLUMNS, INPUT_COLUMNS, Root, kind_of, read_root
 from larstore.geometry import WIRE_COLUMNS, Geometry, TpcGeometry
 from larstore.image import Image
 from larstore.index import Index
@@ -159,11 +159,11 @@ class Store:
                     raise StoreError(
                         f"{self.path}: no array {path}. Fix: 'larstore info {self.path}' lists what there is"
                     )
-                prefix = "truth" if path.startswith("truth/") else "voxel"
+                kind = kind_of(path)
                 layout = layout_of(path, self.root.nodes[path])
 
                 def owners(start: int, stop: int) -> str:
-                    return self.index_columns.owners(prefix, start, stop)
+                    return self.index_columns.owners(kind, start, stop)
 
                 self._readers[path] = ShardReader(self.path, layout, owners)
             return self._readers[path]

@@ -42,6 +42,8 @@ def info(
     }
     if store.root.truth_columns:
         shown["truth columns"] = list(store.root.truth_columns)
+    if store.root.pixels:
+        shown["pixels"] = int(part.column("pixel_count").sum(dtype="int64"))
     if provenance:
         shown["provenance"] = store.attributes["provenance"]
     if as_json:

@@ -1,15 +1,17 @@
 """Builders of small stores for tests: deterministic, with truth that the charge tells something about."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from larstore.block import shards_needed, write_block
 from larstore.creation import create
 from larstore.geometry import WIRE_COLUMNS, Geometry, TpcGeometry
-from larstore.records import ImageRecord, InputFile
+from larstore.records import ImageRecord, InputFile, Pixels
 from larstore.writer import StoreWriter
 
 SIZE = (160, 64, 64)  # voxels of a TPC along x, y, z
@@ -61,11 +63,13 @@ def make_image(
     truth: bool = True,
     input: str = "",
     truth_columns: Sequence[str] = (),
+    pixels: bool = False,
 ) -> ImageRecord:
     """An image with sorted unique voxels. 30 % are true, and there the planes' charges agree and follow the truth.
 
     A few truth voxels are not tiled. Plane 0 of one voxel in ten is not live. ``truth_columns``: which of collected
-    (80 % of the truth), pdg and track it has.
+    (80 % of the truth), pdg and track it has. ``pixels``: keep two pixels for each voxel, and two points for each
+    truth voxel.
     """
     rng = np.random.default_rng([seed, file, event, tpc])
     n_true = round(TRUE_SHARE * n_voxels)
@@ -88,7 +92,7 @@ def make_image(
         "track": np.arange(int(is_true.sum()), dtype=np.int32),
     }
     live = np.where(rng.random(len(places)) < 0.1, 0b110, 0b111).astype(np.uint8)
-    return ImageRecord(
+    image = ImageRecord(
         file=file,
         event=event,
         tpc=tpc,
@@ -104,6 +108,29 @@ def make_image(
         subrun=1,
         event_id=100 + event,
     )
+    return replace(image, pixels=_pixels_of(image)) if pixels else image
+
+
+def _pixels_of(image: ImageRecord) -> Pixels:
+    """A quarter of each voxel in its first pixel, the rest in its last, for voxels of (8, 4, 4); points likewise."""
+
+    def halves(coords: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
+        first = coords * np.array([8, 4, 4], np.uint16)
+        return np.concatenate([first, first + np.array([7, 3, 3], np.uint16)])
+
+    def shares(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return np.concatenate([values * values.dtype.type(0.25), values * values.dtype.type(0.75)])
+
+    coords = halves(image.coords)
+    order = np.lexsort(coords[:, ::-1].T)
+    places = (coords[order], shares(image.charge)[order], np.tile(image.live, 2)[order])
+    if image.truth_coords is None or image.truth_value is None:
+        return Pixels(*places)
+    columns = {
+        name: shares(values.astype(np.float64)) if name == "collected" else np.tile(values, 2)
+        for name, values in image.truth_columns.items()
+    }
+    return Pixels(*places, halves(image.truth_coords), shares(image.truth_value.astype(np.float64)), columns)
 
 
 def add_images(path: Path, images: Sequence[ImageRecord], inputs: Sequence[InputFile] = ()) -> None:
@@ -125,6 +152,7 @@ def make_store(
     truth: bool = True,
     provenance: dict[str, Any] | None = None,
     truth_columns: Sequence[str] = (),
+    pixels: bool = False,
 ) -> Path:
     """A store with one image of ``n_voxels`` per file, event and TPC; a commit per file. Returns its path."""
     target = Path(path)
@@ -135,11 +163,14 @@ def make_store(
         shard_rows=shard_rows,
         chunk_rows=chunk_rows,
         truth_columns=truth_columns,
+        pixels=pixels,
     )
     for file in range(n_files):
         name = f"input-{file}.npz"
         images = [
-            make_image(file, e, t, n_voxels, seed, truth, name, truth_columns) for e in range(n_events) for t in tpcs
+            make_image(file, e, t, n_voxels, seed, truth, name, truth_columns, pixels)
+            for e in range(n_events)
+            for t in tpcs
         ]
         add_images(target, images, [InputFile(name, file, 1000 + file, f"{file:064x}", "testing")])
     return target

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from larstore.block import NO_VOXEL, known_column, sorted_unique
 from larstore.commit import lagging_children
 from larstore.errors import DamageError, StoreError
-from larstore.format import VOXEL_ARRAYS, index_columns, read_root, truth_arrays, truth_bits
+from larstore.format import index_columns, read_root, truth_bits
 from larstore.image import Image
 from larstore.shards import ShardDamageError
 from larstore.store import Store, open
@@ -109,7 +109,7 @@ def _tables(store: Store, report: Report) -> bool:
     """All columns readable and equally long; the geometry's hash."""
     _attempt(report, lambda: store.geometry)
     readable = _attempt(report, lambda: (store.inputs, store.failures))
-    names = index_columns(store.root.planes, store.root.truth_columns)
+    names = index_columns(store.root.planes, store.root.truth_columns, store.root.pixels)
     if set(names) - set(store.index_columns.names):
         report.add(f"{store.path}/index: columns {sorted(set(names) - set(store.index_columns.names))} are missing")
         return False
@@ -126,10 +126,10 @@ def _ranges(store: Store, report: Report) -> None:
     """Every live image lies within the arrays and overlaps no other; inputs exist; predictions are aligned."""
     part = store.select()
     keys = np.stack([part.column(name) for name in ("file", "event", "tpc")], axis=1)
-    for kind, arrays in (("voxel", VOXEL_ARRAYS), ("truth", truth_arrays(store.root.truth_columns))):
+    for kind, arrays in store.root.row_arrays.items():
         start, count = part.column(f"{kind}_start"), part.column(f"{kind}_count").astype(np.int64)
         rows = min(store.root.rows(path) for path in arrays)
-        lowest = -1 if kind == "truth" else 0
+        lowest = 0 if kind == "voxel" else -1
         for i in np.flatnonzero((start < lowest) | (count < 0) | (start + count > rows)):
             report.add(f"{store.path}/index: {kind} rows outside the arrays' {rows}", _key(keys[i]))
         order = np.argsort(start, kind="stable")
@@ -170,6 +170,7 @@ def _image(image: Image, store: Store, report: Report) -> None:
         lambda: image.live,
         lambda: image.truth,
         lambda: _truth(image, report),
+        lambda: _pixels(image, report),
         *(partial(image.score, name) for name in store.predictions),
     ]
     for read in readers:
@@ -210,12 +211,34 @@ def _truth(image: Image, report: Report) -> None:
             report.add(f"{image.store.path}/truth/{name}: rows of an image were never written", image.key)
 
 
+def _pixels(image: Image, report: Report) -> None:
+    """The pixels' rules, and that they add up to the voxels' charge and truth."""
+    if not image.store.root.pixels or image.summary("pixel_start") < 0:
+        return
+    pixels, where = image.pixels, f"{image.store.path}/pixels"
+    if not sorted_unique(pixels.coords):
+        report.add(f"{where}/coords: not sorted by (x, y, z) without doubles", image.key)
+    sums = pixels.charge.sum(axis=0, dtype=np.float64)
+    stored = [image.summary(f"charge_sum_{plane}") for plane in image.store.root.planes]
+    if not np.allclose(sums, stored, rtol=0, atol=1e-6 * float(np.abs(pixels.charge).sum(dtype=np.float64) + 1)):
+        report.add(f"{where}/charge: sums differ from the index's", image.key)
+    if int(pixels.live.max(initial=0)) >= 1 << len(stored):
+        report.add(f"{where}/live: rows of an image were never written", image.key)
+    if pixels.truth_value is not None:
+        total, size = float(pixels.truth_value.sum()), float(np.abs(pixels.truth_value).sum())
+        if not abs(total - image.summary("truth_sum")) <= 1e-6 * (size + 1):
+            report.add(f"{where}/truth_value: sum differs from the index's", image.key)
+    for name, values in pixels.truth_columns.items():
+        if not known_column(values):
+            report.add(f"{where}/truth_{name}: rows of an image were never written", image.key)
+
+
 def diff(a: str | os.PathLike[str] | Store, b: str | os.PathLike[str] | Store) -> list[str]:
     """Differences between two stores, one line each; empty if they hold the same images.
 
     Same means: the same keys and, per key, bit-equal coords, charge, live and truth (at the voxels, and the truth
-    voxels with their columns). Where images lie, provenance and predictions do not count. Raises DamageError if an
-    image cannot be read.
+    voxels with their columns). Where images lie, provenance and predictions do not count, pixels where both stores
+    keep them. Raises DamageError if an image cannot be read.
     """
     first = a if isinstance(a, Store) else open(a)
     second = b if isinstance(b, Store) else open(b)
@@ -241,9 +264,17 @@ def _differences(one: Image, other: Image) -> list[str]:
     else:
         same = _same(truths[0][0], truths[1][0]) and _same(truths[0][1], truths[1][1])
     found += [] if same else ["truth_voxels"]
-    columns = one.truth_columns, other.truth_columns
-    names = sorted({*columns[0], *columns[1]})
-    return found + [f"truth column {n}" for n in names if not _same(columns[0].get(n), columns[1].get(n))]
+    found += _different_columns("truth column", one.truth_columns, other.truth_columns)
+    if all(image.store.root.pixels and image.summary("pixel_start") >= 0 for image in (one, other)):
+        a, b = one.pixels, other.pixels
+        names = ("coords", "charge", "live", "truth_coords", "truth_value")
+        found += [f"pixels' {name}" for name in names if not _same(getattr(a, name), getattr(b, name))]
+        found += _different_columns("pixels' truth column", a.truth_columns, b.truth_columns)
+    return found
+
+
+def _different_columns(what: str, one: dict[str, npt.NDArray[Any]], other: dict[str, npt.NDArray[Any]]) -> list[str]:
+    return [f"{what} {name}" for name in sorted({*one, *other}) if not _same(one.get(name), other.get(name))]
 
 
 def _same(x: npt.NDArray[Any] | None, y: npt.NDArray[Any] | None) -> bool:

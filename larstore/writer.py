@@ -17,11 +17,10 @@ from larstore.errors import DamageError, LockedError, StoreError
 from larstore.format import (
     FAILURE_COLUMNS,
     INPUT_COLUMNS,
-    TRUTH_ARRAYS,
-    VOXEL_ARRAYS,
+    PIXEL_INDEX_COLUMNS,
     Root,
     read_root,
-    truth_arrays,
+    row_arrays,
     truth_bits,
 )
 from larstore.index import CommittedKeys, Key
@@ -85,7 +84,7 @@ class StoreWriter:
             raise StoreError(f"reserve(n_shards={n_shards}): Fix: at least 1")
         a = self.attributes
         shard_rows = int(a["shard_rows"])
-        committed = max(self._root.rows(path) for path in (*VOXEL_ARRAYS, *TRUTH_ARRAYS))
+        committed = max(self._root.rows(path) for arrays in self._root.row_arrays.values() for path in arrays)
         first = max(self._lock.high_water, -(-committed // shard_rows))
         self._lock.raise_high_water(first + n_shards)
         return BlockSpec(
@@ -96,6 +95,7 @@ class StoreWriter:
             len(a["planes"]),
             self._lock.token,
             self._root.truth_columns,
+            self._root.pixels,
         )
 
     def commit(self, receipts: Sequence[Receipt], failures: Sequence[Failure] = ()) -> None:
@@ -131,7 +131,7 @@ class StoreWriter:
         start, size = spec.first_shard * spec.shard_rows, spec.n_shards * spec.shard_rows
         expected: set[str] = set()
         named = {name for row in receipt.images for name in row.truth_columns}
-        for kind, arrays in (("voxel", VOXEL_ARRAYS), ("truth", truth_arrays(sorted(named)))):
+        for kind, arrays in row_arrays(sorted(named), spec.pixels).items():
             position = start
             for row in receipt.images:
                 if getattr(row, f"{kind}_start") not in (position, -1):
@@ -165,11 +165,9 @@ class StoreWriter:
         by_path = {path: row for (path, _), row in numbers.items()}
         by_path |= {item.path: numbers[item.path, item.sha256] for item in inputs}
         shapes = {
-            **{path: max((r.voxel_start + r.voxel_count for r in rows), default=0) for path in VOXEL_ARRAYS},
-            **{
-                path: max((r.truth_start + r.truth_count for r in rows), default=0)
-                for path in truth_arrays(self._root.truth_columns)
-            },
+            path: max((getattr(row, f"{kind}_start") + getattr(row, f"{kind}_count") for row in rows), default=0)
+            for kind, arrays in self._root.row_arrays.items()
+            for path in arrays
         }
 
         def change(root: Root) -> tuple[list[str], list[str]]:
@@ -267,6 +265,9 @@ def _index_table(
     table["deleted"] = np.full(len(rows), deleted)
     if root.truth_columns:
         table["truth_columns"] = np.array([truth_bits(r.truth_columns) for r in rows], np.int32)
+    if root.pixels:
+        for name, dtype in PIXEL_INDEX_COLUMNS.items():
+            table[name] = np.array([getattr(r, name) for r in rows], dtype)
     for i, plane in enumerate(root.planes):
         table[f"charge_sum_{plane}"] = np.array([r.charge_sum[i] for r in rows], np.float64)
     return table

@@ -115,7 +115,7 @@ def dataset(selection: Selection) -> xr.Dataset:
         variables[f"truth_{name}"] = ragged(f"truth/{name}", "truth", ("true_voxel",), **about)
     for name in store.predictions:
         variables[f"score_{name}"] = ragged(f"predictions/{name}/score", "voxel", ("voxel",), name)
-    places = {"voxel_start", "truth_start", "deleted", "truth_columns", *KEYS}
+    places = {"voxel_start", "truth_start", "pixel_start", "point_start", "deleted", "truth_columns", *KEYS}
     for name in store.index_columns.names:
         if name not in places:
             variables[name] = ("image", selection.column(name))

@@ -7,13 +7,27 @@ from typing import Any
 _PUBLIC = {
     "load_detector": "preprocess.detector",
     "Tiler": "preprocess.voxels",
+    "tile": "preprocess.arrays",
+    "tile_events": "preprocess.arrays",
     "simulate": "preprocess.simulation",
     "run": "preprocess.runner",
+    "redownsample": "preprocess.downsampling",
     "make_cluster": "preprocess.cluster",
     "open_source": "preprocess.sources",
     "open_depos": "preprocess.sources",
 }
-__all__ = ["Tiler", "load_detector", "make_cluster", "open_depos", "open_source", "run", "simulate"]
+__all__ = [
+    "Tiler",
+    "load_detector",
+    "make_cluster",
+    "open_depos",
+    "open_source",
+    "redownsample",
+    "run",
+    "simulate",
+    "tile",
+    "tile_events",
+]
 
 
 def __getattr__(name: str) -> Any:

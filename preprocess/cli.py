@@ -124,11 +124,22 @@ def preprocess(
     downsample: Annotated[str | None, typer.Option(help="Ticks, y and z pixels of a voxel [8,4,4].")] = None,
     threshold: Annotated[float | None, typer.Option(help="Electrons a tick above which a sample is lit [1].")] = None,
     min_live_planes: Annotated[int | None, typer.Option(min=1, help="Planes with a real signal [2].")] = None,
+    bad_channels: Annotated[
+        str | None, typer.Option(metavar="FILE|1,2,3", help="Bad channels: numbers, or a file of CHANNEL [FIRST END].")
+    ] = None,
+    zero_channels: Annotated[
+        str | None, typer.Option(metavar="keep|bad", help="Channels with nothing but zeros in an event [keep].")
+    ] = None,
+    max_voxels: Annotated[int | None, typer.Option(min=1, help="The most voxels of an image [20000000].")] = None,
+    save_pix: Annotated[
+        bool, typer.Option("--save-pix", help="Keep the full resolution too, for `larstore redownsample`.")
+    ] = False,
     scale: Annotated[float | None, typer.Option(help="Factor to electrons; default: the format's own.")] = None,
     tag: Annotated[str | None, typer.Option(help="Tag of the frames, where a file holds several.")] = None,
     sample: Annotated[str | None, typer.Option(help="Name of the sample, recorded with the inputs.")] = None,
     cluster: Annotated[str, typer.Option(help="Where the workers run.")] = "local",
     workers: Workers = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of a worker that tile an event [1].")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML with any of these settings.")] = None,
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and stop.")] = False,
@@ -153,10 +164,15 @@ def preprocess(
         "downsample": None if downsample is None else whole_numbers(downsample, "--downsample"),
         "threshold": threshold,
         "min_live_planes": min_live_planes,
+        "bad_channels": bad_channels,
+        "zero_channels": zero_channels,
+        "max_voxels": max_voxels,
+        "save_pix": save_pix or None,
         "scale": scale,
         "tag": tag,
         "sample": sample,
         "workers": workers,
+        "threads": threads,
     }
     for name, value in (("INPUT…", inputs), ("-o", output), ("--detector", detector)):
         if not value and config is None:

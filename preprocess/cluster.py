@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import dask
+from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster
 
 from larstore.errors import ConfigError
@@ -25,12 +26,15 @@ def _ignore_interrupt() -> None:
 
 
 @contextmanager
-def make_cluster(profile: str = "local", workers: int | None = None, **options: Any) -> Iterator[Client]:
+def make_cluster(
+    profile: str = "local", workers: int | None = None, threads: int = 1, **options: Any
+) -> Iterator[Client]:
     """A client of a new cluster, closed at the end.
 
     Args:
         profile: "local"; other kinds of clusters are not there yet.
-        workers: worker processes; None = one for each core.
+        workers: worker processes; None = one for each core, or for each ``threads`` cores.
+        threads: threads that a worker will use for an event; Dask itself gives it one task at a time.
         options: further arguments of ``distributed.LocalCluster``; a ``dashboard_address`` such as ":8787" is one on
             this host alone, without it there is none.
 
@@ -41,6 +45,9 @@ def make_cluster(profile: str = "local", workers: int | None = None, **options: 
         raise ConfigError(f"--cluster {profile}: unknown. Fix: 'local' is the only kind of this version")
     if workers is not None and workers < 1:
         raise ConfigError(f"--workers {workers}: Fix: at least 1")
+    if threads < 1:
+        raise ConfigError(f"--threads {threads}: Fix: at least 1")
+    workers = workers or max(1, CPU_COUNT // threads)
     arguments = {"n_workers": workers, "threads_per_worker": 1, "processes": True} | options
     address = arguments.get("dashboard_address")
     if address is None:

@@ -3,12 +3,15 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from larstore.format import CHUNK_ROWS, SHARD_ROWS
 from larstore.settings import apply_overrides, check, read_yaml
+from preprocess.bad_channels import Entry, ZeroChannels, fingerprint, resolve
+from preprocess.detector import load_detector
 from preprocess.sources.names import TRUTH_PRODUCTS
 from preprocess.sources.options import MissingChannels, Orientation, ReadOptions
+from preprocess.threads import default_threads
 
 PositiveInt = Annotated[int, Field(ge=1)]
 
@@ -30,10 +33,18 @@ class RunConfig(BaseModel):
         downsample: ticks, y pixels and z pixels of a voxel.
         threshold: electrons a tick above which a sample is lit.
         min_live_planes: planes that a real signal must light; bad channels stand in for the others.
+        bad_channels: the detector's channels that are bad, beside those that the inputs mark: numbers, rows
+            [channel, first tick, end tick), paths of files with such rows. Files are read once, here, and the list is
+            kept sorted and merged.
+        zero_channels: "bad": a channel with nothing but zeros in an event is bad there; "keep": it is not lit.
+        max_voxels: the most that an image may have; a unit with a larger one fails, and the error has the number.
+        threads: threads that tile an event, in each worker; by default NUMBA_NUM_THREADS, else 1.
+        save_pix: keep each image at full resolution too, for `larstore redownsample`.
+        max_pixels: the most that an image may then have, as max_voxels; each takes 19 bytes of memory.
         scale, sign, tick_us, orientation, tag, missing_channels: how files are read, see ``ReadOptions``.
         shard_rows, chunk_rows: layout of a new store (see the format page).
         task_bytes: small units are put together up to so many input bytes a task.
-        workers: worker processes of the local cluster.
+        workers: worker processes of the local cluster; by default one for each core, or for each ``threads`` cores.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,6 +62,12 @@ class RunConfig(BaseModel):
     downsample: tuple[PositiveInt, PositiveInt, PositiveInt] = (8, 4, 4)
     threshold: float = 1.0
     min_live_planes: PositiveInt = 2
+    bad_channels: tuple[Entry, ...] = ()
+    zero_channels: ZeroChannels = "keep"
+    max_voxels: PositiveInt = 20_000_000
+    threads: PositiveInt = Field(default_factory=default_threads)
+    save_pix: bool = False
+    max_pixels: PositiveInt = 100_000_000
     scale: float | None = None
     sign: Literal[1, -1] = 1
     tick_us: Annotated[float | None, Field(gt=0)] = None
@@ -74,6 +91,14 @@ class RunConfig(BaseModel):
     def _one_is_a_list(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
 
+    @field_validator("bad_channels", mode="before")
+    @classmethod
+    def _channels_are_the_detectors(cls, value: Any, info: ValidationInfo) -> tuple[Entry, ...]:
+        nothing = value is None or (isinstance(value, (list, tuple)) and not value)
+        if nothing or "detector" not in info.data:  # a wrong detector is said on its own
+            return ()
+        return resolve(value, load_detector(info.data["detector"]))
+
     @model_validator(mode="after")
     def _range_is_ordered(self) -> Self:
         if self.files is not None and self.files[0] > self.files[1]:
@@ -88,7 +113,11 @@ class RunConfig(BaseModel):
     def tiling(self) -> dict[str, Any]:
         """What changes the voxels: all images of a store share these settings."""
         keys = {"threshold", "min_live_planes", *ReadOptions.model_fields}
-        return self.model_dump(mode="json", include=keys)
+        return self.model_dump(mode="json", include=keys) | {
+            # None for the defaults: a store from before these settings holds neither.
+            "bad_channels": fingerprint(self.bad_channels),
+            "zero_channels": None if self.zero_channels == "keep" else self.zero_channels,
+        }
 
 
 def load_run_config(path: str | Path | None, options: dict[str, Any], overrides: list[str] | None = None) -> RunConfig:

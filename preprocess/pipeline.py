@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -12,12 +12,14 @@ import numpy as np
 
 from larstore.errors import ConfigError, InputError
 from larstore.records import ImageRecord, InputFile
+from preprocess.bad_channels import rows_of, zero_rows
 from preprocess.config import RunConfig
-from preprocess.detector import Detector, load_detector
+from preprocess.detector import Detector, Tpc, load_detector
+from preprocess.pixels import full_resolution
 from preprocess.plan import Unit
 from preprocess.sources import Event, open_source
 from preprocess.truth import truth_at, voxelise_columns, voxelise_truth
-from preprocess.voxels import Tiler
+from preprocess.voxels import Tiler, TooManyVoxelsError, Voxels
 
 HASH_CHUNK = 1 << 20
 
@@ -26,7 +28,7 @@ HASH_CHUNK = 1 << 20
 class UnitResult:
     """What a unit yields: its images, and what the summary tells about them.
 
-    ``notes`` counts what readers left out; ``seconds`` are per stage (read, tile, truth).
+    ``notes`` counts what readers left out; ``seconds`` are per stage (read, tile, truth, pixels).
     """
 
     images: list[ImageRecord] = field(default_factory=list)
@@ -69,8 +71,13 @@ def input_file(path: str | Path, file: int, sample: str) -> InputFile:
     return InputFile(str(path), file, size, digest.hexdigest(), sample)
 
 
-def process_unit(unit: Unit, config: RunConfig, geometry_hash: str) -> UnitResult:
-    """Tile all events of a unit with the geometry of that hash. Raises LarstoreError for what cannot be used."""
+def process_unit(
+    unit: Unit, config: RunConfig, geometry_hash: str, take: Callable[[ImageRecord], None] | None = None
+) -> UnitResult:
+    """Tile all events of a unit with the geometry of that hash. Raises LarstoreError for what cannot be used.
+
+    ``take`` is handed each image as soon as it is there; without it, the result holds them all.
+    """
     tiler = cached_tiler(config.detector, geometry_hash, unit.tpc)
     source = open_source(unit.path)
     result = UnitResult()
@@ -81,7 +88,8 @@ def process_unit(unit: Unit, config: RunConfig, geometry_hash: str) -> UnitResul
                 f"{unit.path}: no truth file ({', '.join(config.truth)}) lies beside it. Fix: --truth none, or name "
                 "the product"
             )
-        result.images.append(_image(unit, event, tiler, config, result))
+        _add_bad_channels(unit, event, tiler.tpc, config)
+        (take or result.images.append)(_image(unit, event, tiler, config, result))
         result.notes.update(event.notes)
     result.inputs = [input_file(path, unit.file, config.sample) for path in source.inputs(unit.tpc, config.truth)]
     return result
@@ -102,27 +110,41 @@ def _timed(events: Iterator[Event], seconds: Counter[str]) -> Iterator[Event]:
         yield event
 
 
+def _add_bad_channels(unit: Unit, event: Event, tpc: Tpc, config: RunConfig) -> None:
+    """Add the configuration's bad channels to those that the input marks, and those without signal if asked for."""
+    listed = rows_of(config.bad_channels, tpc, event.first_tick, len(event.waveform))
+    event.bad = np.concatenate([event.bad, listed])
+    if config.zero_channels == "bad":
+        try:
+            silent = zero_rows(event.waveform, event.first_tick, tpc, event.bad)
+        except InputError as error:
+            raise InputError(f"{unit.path}: event {event.event}: {error}") from error
+        event.bad = np.concatenate([event.bad, silent])
+        if len(silent):
+            event.notes["channels without signal, taken as bad"] = len(silent)
+
+
 def _image(unit: Unit, event: Event, tiler: Tiler, config: RunConfig, result: UnitResult) -> ImageRecord:
     start = time.perf_counter()
-    try:
-        voxels = tiler(
-            event.waveform, config.threshold, config.downsample, event.bad, config.min_live_planes, event.first_tick
-        )
-    except InputError as error:
-        raise InputError(f"{unit.path}: event {event.event}: {error}") from error
+    voxels = _tile(unit, event, tiler, config)
     middle = time.perf_counter()
     truth = truth_coords = truth_value = None
     truth_columns = {}
+    frame = tiler.tpc.frame
+    shape = (max(frame.n_ticks, event.first_tick + len(event.waveform)), frame.n_y, frame.n_z)
     if event.truth is not None:
-        frame = tiler.tpc.frame
-        ticks = max(frame.n_ticks, event.first_tick + len(event.waveform))
-        shape = (ticks, frame.n_y, frame.n_z)
         truth_coords, truth_value = voxelise_truth(event.truth, config.downsample, shape)
         truth_columns = voxelise_columns(event.truth, event.truth_columns, config.downsample, shape)
         truth = truth_at(voxels.coords, truth_coords, truth_value)
     result.lit_samples += voxels.lit_samples
     result.seconds["tile"] += middle - start  # type: ignore[assignment]
-    result.seconds["truth"] += time.perf_counter() - middle  # type: ignore[assignment]
+    end = time.perf_counter()
+    result.seconds["truth"] += end - middle  # type: ignore[assignment]
+    pixels = None
+    if config.save_pix:
+        full = voxels if config.downsample == (1, 1, 1) else _tile(unit, event, tiler, config, full=True)
+        pixels = full_resolution(full, event.truth, event.truth_columns, shape)
+        result.seconds["pixels"] += time.perf_counter() - end  # type: ignore[assignment]
     return ImageRecord(
         file=unit.file,
         event=event.event,
@@ -139,4 +161,23 @@ def _image(unit: Unit, event: Event, tiler: Tiler, config: RunConfig, result: Un
         subrun=event.subrun,
         event_id=event.event_id,
         n_bad_channels=len(np.unique(event.bad[:, 0])),
+        pixels=pixels,
     )
+
+
+def _tile(unit: Unit, event: Event, tiler: Tiler, config: RunConfig, full: bool = False) -> Voxels:
+    """The event's voxels, or, with ``full``, its pixels."""
+    downsample, most = ((1, 1, 1), config.max_pixels) if full else (config.downsample, config.max_voxels)
+    try:
+        return tiler(
+            event.waveform, config.threshold, downsample, event.bad, config.min_live_planes, event.first_tick,
+            max_voxels=most, threads=config.threads,
+        )  # fmt: skip
+    except InputError as error:
+        where = f"{unit.path}: event {event.event}" + (" at full resolution (save_pix)" if full else "")
+        if full and isinstance(error, TooManyVoxelsError):
+            raise InputError(
+                f"{where}: {error.total:,} pixels, more than max_pixels = {most:,}. Fix: raise max_pixels or the "
+                "threshold, or leave save_pix out"
+            ) from error
+        raise InputError(f"{where}: {error}") from error

@@ -47,7 +47,7 @@ def run_with_progress(config: RunConfig, break_lock: bool) -> bool:
     find_inputs(config)
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with make_cluster("local", config.workers) as client, bar("tiling", 0, "units") as advance:
+        with make_cluster("local", config.workers, config.threads) as client, bar("tiling", 0, "units") as advance:
 
             def show(summary: Summary, n_units: int) -> None:
                 advance(summary.units_done + summary.units_failed, n_units, f"{summary.voxels:,} voxels")  # type: ignore[call-arg]

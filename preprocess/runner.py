@@ -8,23 +8,25 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
-from distributed import Client, KilledWorker, as_completed
+from distributed import Client, KilledWorker, as_completed, get_worker
 
 import larstore
 from larstore.errors import LarstoreError, StoreError
 from larstore.format import TRUTH_COLUMNS
 from larstore.geometry import Geometry
-from larstore.records import BlockSpec, Failure, Receipt
+from larstore.records import BlockSpec, Failure, ImageRecord, Receipt
 from preprocess.config import RunConfig
 from preprocess.detector import Detector, load_detector
 from preprocess.pipeline import process_unit
 from preprocess.plan import Plan, Unit, batches, make_plan
+from preprocess.threads import fair_share
 
 log = logging.getLogger(__name__)
 
 COMMIT_SECONDS = 1.0  # receipts of so long share a commit
 DEATHS = 2  # of workers that held a unit, before it is tried alone; one more, and it is given up
 TASKS_PER_WORKER = 4  # at least so many, so that the last one does not hold the run up
+PIXEL_SHARDS = 1024  # of a block that keeps pixels, which are many; those that stay empty cost nothing
 PACKAGES = ("larstore", "numpy", "numba", "zarr", "dask")
 
 
@@ -32,7 +34,7 @@ PACKAGES = ("larstore", "numpy", "numba", "zarr", "dask")
 class TaskResult:
     """What a worker returns: only this travels, never arrays. ``needed``: shards of a block large enough."""
 
-    receipt: Receipt | None
+    receipts: tuple[Receipt, ...]
     failures: tuple[Failure, ...]
     needed: int = 0
     lit_samples: int = 0
@@ -64,26 +66,39 @@ class _Task:
 
 def work(path: str, spec: BlockSpec, units: tuple[Unit, ...], config: RunConfig, geometry_hash: str) -> TaskResult:
     """On a worker: tile the units and write their images into one block; a unit that fails does not stop the others."""
-    images, inputs, failures = [], [], []
+    at_once = get_worker().state.nthreads
+    config = config.model_copy(update={"threads": fair_share(config.threads, at_once)})
+    inputs, failures = [], []
     lit, notes, seconds = 0, Counter[str](), Counter[str]()
-    for unit in units:
-        try:
-            result = process_unit(unit, config, geometry_hash)
-        except LarstoreError as error:
-            failures.append(Failure(unit.file, unit.tpc, unit.path, str(error)))
-            continue
-        images += result.images
-        inputs += result.inputs
-        lit += result.lit_samples
-        notes += result.notes
-        seconds += result.seconds
-    start = time.perf_counter()
+    # Voxels of many images share shards; pixels fill them soon, and need not wait in memory.
+    block = larstore.BlockWriter(path, spec, spec.shard_rows if config.save_pix else None)
+
+    def take(image: ImageRecord) -> None:
+        start = time.perf_counter()
+        block.add(image)
+        seconds["write"] += time.perf_counter() - start  # type: ignore[assignment]
+
     try:
-        receipt = larstore.write_block(path, spec, images, inputs) if images else None
+        for unit in units:
+            try:
+                result = process_unit(unit, config, geometry_hash, take)
+            except larstore.BlockFull:
+                raise
+            except LarstoreError as error:
+                failures.append(Failure(unit.file, unit.tpc, unit.path, str(error)))
+                block.drop()
+                continue
+            block.keep()
+            inputs += result.inputs
+            lit += result.lit_samples
+            notes += result.notes
+            seconds += result.seconds
+        start = time.perf_counter()
+        receipts = block.finish(inputs)
+        seconds["write"] += time.perf_counter() - start  # type: ignore[assignment]
     except larstore.BlockFull as full:
-        return TaskResult(None, (), needed=full.needed)
-    seconds["write"] += time.perf_counter() - start  # type: ignore[assignment]
-    return TaskResult(receipt, tuple(failures), 0, lit, notes, seconds)
+        return TaskResult((), (), needed=full.needed)
+    return TaskResult(receipts, tuple(failures), 0, lit, notes, seconds)
 
 
 def open_output(config: RunConfig, geometry: Geometry | None = None) -> larstore.Store | None:
@@ -99,8 +114,13 @@ def open_output(config: RunConfig, geometry: Geometry | None = None) -> larstore
     wanted: dict[str, Any] = config.tiling() | {
         "downsample": list(config.downsample),
         "geometry": geometry.hash,
+        "save_pix": config.save_pix,
     }
-    found = held | {"downsample": list(store.attributes["downsample"]), "geometry": store.attributes["geometry_hash"]}
+    found = held | {
+        "downsample": list(store.attributes["downsample"]),
+        "geometry": store.attributes["geometry_hash"],
+        "save_pix": store.root.pixels,
+    }
     for key, value in wanted.items():
         if found.get(key) != value:
             raise StoreError(
@@ -125,6 +145,7 @@ def _create_output(config: RunConfig, detector: Detector, geometry: Geometry) ->
         shard_rows=config.shard_rows,
         chunk_rows=config.chunk_rows,
         truth_columns=list(TRUTH_COLUMNS) if config.truth else (),  # a column that no input knows costs nothing
+        pixels=config.save_pix,
     )
 
 
@@ -206,7 +227,8 @@ class _Coordinator:
         """
         workers = max(1, len(self.client.scheduler_info(n_workers=-1)["workers"]))
         share = sum(unit.size for unit in units) // (workers * TASKS_PER_WORKER) + 1
-        waiting = deque(_Task(batch) for batch in batches(units, min(self.config.task_bytes, share)))
+        n_shards = PIXEL_SHARDS if self.config.save_pix else 1
+        waiting = deque(_Task(batch, n_shards) for batch in batches(units, min(self.config.task_bytes, share)))
         suspects: deque[_Task] = deque()
         running: dict[Any, _Task] = {}
         results = as_completed()
@@ -269,10 +291,10 @@ class _Coordinator:
         if result.needed:
             return [_Task(task.units, result.needed, task.deaths)]
         summary = self.summary
-        if result.receipt is not None:
-            self.receipts.append(result.receipt)
-            summary.images += len(result.receipt.images)
-            summary.voxels += sum(image.voxel_count for image in result.receipt.images)
+        self.receipts += result.receipts
+        for receipt in result.receipts:
+            summary.images += len(receipt.images)
+            summary.voxels += sum(image.voxel_count for image in receipt.images)
         self.take(result.failures)
         summary.units_done += len(task.units) - len(result.failures)
         summary.lit_samples += result.lit_samples

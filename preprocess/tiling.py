@@ -104,6 +104,23 @@ def add_areas(typing_context, areas, block, pixels, out, at):  # type: ignore[no
     return types.void(types.uintp, types.int64, types.uint64, types.uintp, types.int64), generate
 
 
+@intrinsic
+def fetch_areas(typing_context, areas, block):  # type: ignore[no-untyped-def]
+    """Ask for a block of areas ahead of its use, as it is seldom in a near cache; ``areas`` is an address."""
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        byte, number, word = ir.IntType(8).as_pointer(), ir.IntType(32), ir.IntType(64)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        first = builder.add(args[0], builder.mul(args[1], word(512)))
+        for line in range(0, 512, 64):
+            address = builder.inttoptr(builder.add(first, word(line)), byte)
+            builder.call(fetch, [address, number(0), number(3), number(1)])  # to read, keep near, data
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.int64), generate
+
+
 @njit(cache=True, nogil=True)
 def set_bad(tick, bad, stands_in, work):  # type: ignore[no-untyped-def]
     """Set the state of the columns that are bad at a tick, and when to look again. Lit columns must be unset."""
@@ -176,6 +193,7 @@ def find_active(n_open, min_live, areas, work):  # type: ignore[no-untyped-def]
     """Active pixels of a tick: ``active[i]`` = mask of tile ``tiles[i]``, for i below the returned count."""
     n_planes = work.n_lit.shape[0]
     one = np.uint64(1)
+    all_areas = areas.area.ctypes.data
     n_active = 0
     for i in range(n_open):
         patch = np.int64(work.patches[i])
@@ -205,6 +223,7 @@ def find_active(n_open, min_live, areas, work):  # type: ignore[no-untyped-def]
                     work.at_least[k] |= work.at_least[k - 1] & real
             pixels &= work.at_least[min_live]
             if pixels:
+                fetch_areas(all_areas, areas.tile_block[tile])
                 work.tiles[n_active] = tile
                 work.active[n_active] = pixels
                 n_active += 1

@@ -9,7 +9,10 @@ from numba import njit
 
 from larstore.errors import InputError
 from larstore.image import at_voxels
+from larstore.truth_sums import TruthBlocks, truth_blocks
 from preprocess.coordinates import check_axis, check_downsample
+
+__all__ = ["TruthBlocks", "sum_runs", "truth_at", "truth_blocks", "voxelise_columns", "voxelise_truth"]
 
 
 def voxelise_truth(

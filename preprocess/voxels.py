@@ -14,17 +14,30 @@ from preprocess.cache import overlaps_of
 from preprocess.coordinates import check_axis, check_downsample
 from preprocess.detector.model import Tpc
 from preprocess.memory import Memory, new_scratch
+from preprocess.threads import default_threads, in_order
 from preprocess.tiling import tile_slabs
-from preprocess.waveforms import Lit, NotFiniteError, Rows, Waveform, find_lit, in_order
+from preprocess.waveforms import Lit, NotFiniteError, Rows, Waveform, find_lit
 
 NO_BAD_CHANNELS = np.empty((0, 3), np.int64)
 FIRST_ROOM = 4096  # voxels
+MOST_SPARE = 1 << 20  # voxels that an image's arrays may be too long for: numpy fills them with zeros, in memory
 MOST_VOXELS = 2**31 - 1  # the store counts an image's voxels in int32
+MOST_MEMORY = 150_000_000  # bytes of all threads' working memory: more threads than it allows are not used
 KEPT_SCRATCH = 2  # downsamplings whose working memory a tiler keeps
 
 
 class TooManyVoxelsError(InputError):
-    """An image has more voxels than it may have."""
+    """An image has more voxels than it may have: ``total``."""
+
+    def __init__(self, total: int, most: int) -> None:
+        super().__init__(
+            f"The image has {total:,} voxels, more than max_voxels = {most:,}. Fix: mark noisy channels bad, raise "
+            "the threshold, downsample further, or raise max_voxels"
+        )
+        self.total, self.most = total, most
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TooManyVoxelsError, (self.total, self.most)
 
 
 @dataclass(frozen=True)
@@ -75,7 +88,7 @@ class Tiler:
         *,
         scale: float = 1.0,
         max_voxels: int | None = None,
-        threads: int = 1,
+        threads: int | None = None,
     ) -> Voxels:
         """Tile one event.
 
@@ -90,9 +103,10 @@ class Tiler:
             first_tick: tick of row 0; coordinates count from tick 0.
             scale: factor of the waveform's values, as for digitised int16.
             max_voxels: the most that an image may have; None = what the store can count.
-            threads: how many to use. The image does not depend on it, to the last bit.
+            threads: how many to use; None = NUMBA_NUM_THREADS, else 1. Fewer are used where their working memory
+                would be too much, as at full resolution. The image does not depend on it, to the last bit.
 
-        Memory: the output, and some 15 MB a thread (100 MB without downsampling), whatever the event.
+        Memory: the output, and at most 200 MB, whatever the event.
 
         Raises:
             InputError: a waveform of another shape or type, NaN or infinity in it, coordinates beyond 65,534.
@@ -102,45 +116,54 @@ class Tiler:
         frame, n_planes = self.tpc.frame, len(self.tpc.planes)
         steps = check_downsample(downsample)
         most = MOST_VOXELS if max_voxels is None else max_voxels
+        threads = default_threads() if threads is None else threads
         for name, value, highest in (
             ("min_live_planes", min_live_planes, n_planes),
             ("max_voxels", most, MOST_VOXELS),
             ("threads", threads, 4096),
         ):
-            if not 1 <= value <= highest:
-                raise ConfigError(f"{name} = {value}. Fix: choose 1 … {highest:,}.")
+            if not 1 <= value <= highest or value != int(value):
+                raise ConfigError(f"{name} = {value}. Fix: choose a whole number, 1 … {highest:,}.")
         if not np.isfinite(threshold):
             raise ConfigError(f"threshold = {threshold}. Fix: give a finite number.")
-        if first_tick < 0:
-            raise InputError(f"first_tick = {first_tick} is negative. Fix: ticks count from 0.")
+        if first_tick < 0 or first_tick != int(first_tick):
+            raise InputError(f"first_tick = {first_tick}. Fix: ticks count from 0, in whole numbers.")
+        # Plain numbers from here on, so that one compiled kernel serves all.
+        min_live_planes, most, threads, first_tick = (int(n) for n in (min_live_planes, most, threads, first_tick))
         values = Waveform(waveform, self.tpc, scale)
         bad = self._check_bad(bad_channels)
         check_axis("ticks", first_tick + len(values), steps[0])
         check_axis("y pixels", frame.n_y, steps[1])
         check_axis("z pixels", frame.n_z, steps[2])
+        # Voxels of a slab, at full resolution a whole face: the part of the working memory that grows.
+        n_slab = -(-frame.n_y // steps[1]) * -(-frame.n_z // steps[2])
+        threads = max(1, min(threads, MOST_MEMORY // (n_slab * (8 * n_planes + 1))))
         job = _Job(self, values, _float32_below(threshold), steps, bad, min_live_planes, first_tick, most)
         pieces = values.pieces(first_tick, steps[0], threads)
         if values.as_it_is:
             job.whole = values.rows(0, len(values))
             job.lit = job.find_lit(job.whole, 0, threads)
-        image, total, lit = _Piece.empty(n_planes), 0, 0
-        for piece in in_order(lambda i: job.tile(*pieces[i]), len(pieces), threads):
-            total += int(piece.progress[tiling.TOTAL])
-            lit += int(piece.progress[tiling.LIT])
-            if total > most:
-                job.count_only = True
-                image = _Piece.empty(n_planes)
-            elif len(pieces) == 1:
-                image = piece
-            else:
+        image = _Piece.empty(n_planes)
+
+        def work(i: int) -> _Piece:
+            # One thread writes to the image itself: its arrays grow in place, and no piece is there beside it.
+            piece = image if threads == 1 else _Piece.empty(n_planes)
+            job.tile(*pieces[i], piece)
+            if piece is not image:
+                piece.trim()  # it may have to wait
+            return piece
+
+        for piece in in_order(work, len(pieces), threads):
+            if piece is not image:
                 image.append(piece)
-        if total > most:
-            raise TooManyVoxelsError(
-                f"The image has {total:,} voxels, more than max_voxels = {most:,}. Fix: mark noisy channels bad, raise "
-                "the threshold, downsample further, or raise max_voxels"
-            )
-        image.resize(total)
-        return Voxels(image.coords, image.charge, image.live, lit)
+            if image.progress[tiling.TOTAL] > most:
+                job.count_only = True
+                image.drop()
+            del piece  # before the next one is made
+        if image.progress[tiling.TOTAL] > most:
+            raise TooManyVoxelsError(int(image.progress[tiling.TOTAL]), most)
+        image.trim()
+        return Voxels(image.coords, image.charge, image.live, int(image.progress[tiling.LIT]))
 
     def memory(self, steps: tuple[int, int, int]) -> Memory:
         """Working memory that nobody else uses; to be given back if, and only if, the kernels have left it clean."""
@@ -155,8 +178,8 @@ class Tiler:
     def give_back(self, steps: tuple[int, int, int], memory: Memory) -> None:
         """Keep working memory for the next call."""
         self._free.setdefault(steps, deque(maxlen=256)).append(memory)
-        while len(self._free) > KEPT_SCRATCH:
-            self._free.pop(next(iter(self._free)), None)
+        for old in list(self._free)[:-KEPT_SCRATCH]:  # a list, as other threads may change the dictionary
+            self._free.pop(old, None)
 
     def _check_bad(self, bad_channels: npt.ArrayLike) -> npt.NDArray[np.int64]:
         given = np.asarray(bad_channels)
@@ -191,17 +214,28 @@ class _Piece:
         return cls(np.empty((0, 3), np.uint16), np.empty((0, n_planes), np.float32), np.empty(0, np.uint8))
 
     def resize(self, rows: int) -> None:
-        # In place: that moves pages, not data, and pages that are never written cost no memory.
+        # In place: that moves pages, not data.
         for array in (self.coords, self.charge, self.live):
             array.resize((rows, *array.shape[1:]), refcheck=False)
 
+    def make_room(self, rows: int) -> None:
+        # Half as much again, so that small arrays grow in few steps.
+        self.resize(max(FIRST_ROOM, rows, min(len(self.coords) * 3 // 2, len(self.coords) + MOST_SPARE)))
+
+    def trim(self) -> None:
+        self.resize(int(self.progress[tiling.WRITTEN]))
+
+    def drop(self) -> None:
+        self.progress[tiling.WRITTEN] = 0
+        self.resize(0)
+
     def append(self, other: "_Piece") -> None:
-        begin, new = int(self.progress[tiling.WRITTEN]), int(other.progress[tiling.WRITTEN])
-        if begin + new > len(self.coords):
-            self.resize(max(begin + new, len(self.coords) * 3 // 2))
+        begin = int(self.progress[tiling.WRITTEN])
+        self.progress += other.progress
+        if self.progress[tiling.WRITTEN] > len(self.coords):
+            self.make_room(int(self.progress[tiling.WRITTEN]))
         for mine, theirs in ((self.coords, other.coords), (self.charge, other.charge), (self.live, other.live)):
-            mine[begin : begin + new] = theirs[:new]
-        self.progress[tiling.WRITTEN] += new
+            mine[begin : begin + len(theirs)] = theirs
 
 
 @dataclass
@@ -232,8 +266,8 @@ class _Job:
                 "and set it to 0."
             ) from error
 
-    def tile(self, begin: int, end: int) -> _Piece:
-        """Tile rows begin … end."""
+    def tile(self, begin: int, end: int, piece: _Piece) -> None:
+        """Tile rows begin … end, behind what the piece holds."""
         tiler, steps, n_rows = self.tiler, self.steps, end - begin
         memory = tiler.memory(steps)
         if self.whole is not None and self.lit is not None:
@@ -243,9 +277,8 @@ class _Job:
             rows = self.waveform.rows(begin, end)
             offset = rows.offset
             memory.list_lit(self.find_lit(rows, begin), 0, n_rows)
-        piece = _Piece.empty(len(tiler.tpc.planes))
-        count_only = self.count_only
-        progress = piece.progress
+        count_only, progress = self.count_only, piece.progress
+        progress[tiling.ROW] = 0
         while True:
             tile_slabs(
                 rows.flat, offset, rows.row, rows.column, memory.lit_start, memory.lit_column, n_rows,
@@ -258,12 +291,10 @@ class _Job:
             needed = int(progress[tiling.WRITTEN] + progress[tiling.PENDING])
             if needed > self.max_voxels:  # go on, to tell how many there are
                 count_only = self.count_only = True
-                progress[tiling.WRITTEN] = 0
-                piece.resize(0)
+                piece.drop()
             else:
-                piece.resize(max(FIRST_ROOM, needed, len(piece.coords) * 3 // 2))
+                piece.make_room(needed)
         tiler.give_back(steps, memory)
-        return piece
 
 
 def _disjoint(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -279,5 +310,6 @@ def _disjoint(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 def _float32_below(threshold: float) -> np.float32:
     """The largest float32 ≤ threshold: float32 values lie above both or above none."""
-    nearest = np.float32(threshold)
+    with np.errstate(over="ignore"):  # to infinity, which is right
+        nearest = np.float32(threshold)
     return nearest if float(nearest) <= threshold else np.nextafter(nearest, np.float32(-np.inf))

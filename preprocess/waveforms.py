@@ -1,10 +1,7 @@
 """What a waveform may come as: any real array, digitised numbers with a scale, sparse regions of interest."""
 
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +9,8 @@ import numpy.typing as npt
 from larstore.errors import ConfigError, InputError
 from preprocess.detector.model import Tpc
 from preprocess.scanning import scan
+from preprocess.threads import in_order
 
-Result = TypeVar("Result")
-LINES = 64  # of a waveform that a thread scans at a time
 MOST_ROWS = 1024  # ticks that a thread takes at a time: its list of lit samples stays small
 COPIED_ROWS = 128  # ticks that are converted at a time
 
@@ -61,7 +57,7 @@ def find_lit(rows: Rows, threshold: np.float32, threads: int = 1) -> Lit:
     if not rows.by_row:
         lines, length, stride = rows.n_columns, rows.n_rows, rows.column
     bits, some = np.empty((lines, -(-length // 64)), np.uint64), np.empty(lines, np.bool_)
-    step = lines if threads == 1 else LINES
+    step = lines if threads == 1 else -(-lines // (4 * threads))
 
     def part(i: int) -> int:
         end = min(lines, (i + 1) * step)
@@ -87,9 +83,13 @@ class Waveform:
     """
 
     def __init__(self, given: Any, tpc: Tpc, scale: float = 1.0) -> None:
-        if not np.isfinite(scale) or scale == 0:
-            raise ConfigError(f"scale = {scale}. Fix: give a finite number other than 0.")
+        with np.errstate(over="ignore"):
+            factor = np.float32(scale)
+        if not np.isfinite(factor) or factor == 0:
+            raise ConfigError(f"scale = {scale}. Fix: give a finite number other than 0, within float32.")
         self.sparse = hasattr(given, "tocsr")
+        if isinstance(given, np.ma.MaskedArray):
+            raise InputError("The waveform is a masked array. Fix: give .filled(0), and the masked channels as bad.")
         values = given.tocsr() if self.sparse else np.asarray(given)
         if values.ndim != 2 or values.shape[1] != len(tpc.channels):
             raise InputError(
@@ -98,7 +98,7 @@ class Waveform:
             )
         if values.dtype.kind not in "fiu":
             raise InputError(f"The waveform has type {values.dtype}. Fix: give real numbers, float32 at best.")
-        self.values, self.scale = values, np.float32(scale)
+        self.values, self.scale = values, factor
         contiguous = not self.sparse and (values.flags.c_contiguous or values.flags.f_contiguous)
         self.as_it_is = bool(contiguous and scale == 1 and values.dtype == np.float32)
 
@@ -130,22 +130,3 @@ class Waveform:
         step = max(1, -(-wanted // slab_ticks)) * slab_ticks
         ends = [*range(step - first_tick % slab_ticks, rows, step), rows]
         return [(begin, end) for begin, end in zip([0, *ends], ends, strict=False) if begin < end]
-
-
-def in_order(work: Callable[[int], Result], number: int, threads: int) -> Iterator[Result]:
-    """``work(0)`` … ``work(number - 1)`` in order, so many threads at work and hardly more results waiting."""
-    if threads == 1 or number == 1:
-        yield from map(work, range(number))
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[Result]] = deque()
-        try:
-            for i in range(number):
-                if len(waiting) > threads:
-                    yield waiting.popleft().result()
-                waiting.append(pool.submit(work, i))
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()

@@ -58,6 +58,7 @@ def test_help_is_light():
         "import-xy",
         "inspect",
         "preprocess",
+        "redownsample",
         "simulate",
         "train",
         "infer",

@@ -11,8 +11,9 @@ import numpy.typing as npt
 from larstore.errors import ConfigError, InputError
 from larstore.geometry import Geometry
 from preprocess.exchange.objects import Array, is_object_npy, read_objects
-from preprocess.sources.members import BROKEN, parse_npy
+from preprocess.sources.members import BROKEN
 from preprocess.sources.names import parse_name
+from preprocess.sources.npy import parse_npy
 
 ELECTRONS_PER_UNIT = 1000.0  # its charges are electrons × 0.001
 LARGEST_BYTES = 1 << 30  # of one member; 100 dense events are a third of it

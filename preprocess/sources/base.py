@@ -26,7 +26,8 @@ class Event:
 
     Attributes:
         event: position in the file, from 0.
-        waveform: (ticks, channels) float32, electrons; columns are the TPC's ``channels``, in that order.
+        waveform: (ticks, channels) float32, electrons, contiguous in C or Fortran order; columns are the TPC's
+            ``channels``, in that order.
         first_tick: tick number of row 0 (frames may start late); coordinates count from tick 0.
         bad: (n, 3) int32 rows [column, first tick, end tick): channels that are dead for these ticks.
         truth: (m, 4) float64 rows tick, y pixel, z pixel (full resolution, floats are rounded down), electrons;

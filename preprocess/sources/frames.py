@@ -128,14 +128,15 @@ class FrameMaker:
     def _waveform(self, number: int, rows: Array, columns: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         n_ticks, n_columns = rows.shape[1], len(self.tpc.channels)
         check_size(self.path, number, n_ticks, n_columns)
-        waveform = np.zeros((n_ticks, n_columns), np.float32)
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
+            # In the frame's own order, for which tiling does not care: a transposition takes longer than tiling.
             if np.array_equal(columns, np.arange(n_columns)):
-                waveform[:] = rows.T
+                waveform = np.asarray(rows.T, np.float32)
             else:
+                waveform = np.zeros((n_ticks, n_columns), np.float32, "C" if rows.flags.f_contiguous else "F")
                 waveform[:, columns] = rows.T
             if self.factor != 1.0:
-                waveform *= self.factor
+                waveform = waveform * self.factor
         check_waveform(self.path, number, waveform)
         return waveform
 

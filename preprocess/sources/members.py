@@ -1,31 +1,29 @@
 """Arrays from tar and zip archives: read in a stream, never unpacked to disk, never unpickled."""
 
-import ast
 import bz2
-import gzip
+import io
 import lzma
-import math
 import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO
 
-import numpy as np
-import numpy.typing as npt
+from isal import igzip
 
 from larstore.errors import InputError
+from preprocess.sources.inflate import InflateError, open_member
+from preprocess.sources.npy import Array, read_npy
 
-Array = npt.NDArray[Any]
-BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, struct.error,
-          NotImplementedError, RuntimeError, ValueError, OverflowError, MemoryError)  # fmt: skip
+BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, InflateError, lzma.LZMAError, EOFError, OSError,
+          struct.error, NotImplementedError, RuntimeError, ValueError, OverflowError, MemoryError)  # fmt: skip
 # What tarfile takes for the end of an archive besides the end block.
 NO_HEADER = (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError, tarfile.EmptyHeaderError)  # type: ignore[attr-defined]
 ZIP_MAGIC = b"PK"
 HEAD = 262  # up to the magic of a tar header
-LARGEST_HEADER = 65_536
 LARGEST_MEMBER = 1 << 29  # bytes, unpacked: a small archive may unpack to anything
 DRAIN = 1 << 20
 
@@ -126,7 +124,12 @@ def _check_size(path: Path, name: str, size: int, largest: int | None = None) ->
 
 
 def _read_info(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
-    return parse_npy(_bytes_of(path, archive, info), f"{path}: {info.filename}")
+    _check_size(path, info.filename, info.file_size)
+    try:
+        with path.open("rb") as file, closing(open_member(file, archive, info)) as stream:
+            return read_npy(stream, info.file_size, f"{path}: {info.filename}")
+    except BROKEN as error:
+        raise _damaged(path, error, info.filename) from error
 
 
 def _bytes_of(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, largest: int | None = None) -> bytes:
@@ -148,7 +151,7 @@ def _decompressed(path: Path) -> IO[bytes]:
     # tarfile's own streams do not check gzip's CRC.
     head = magic(path)
     if head.startswith(b"\x1f\x8b"):
-        return gzip.open(path, "rb")  # type: ignore[return-value]
+        return igzip.open(path, "rb")  # type: ignore[no-any-return, no-untyped-call]
     if head.startswith(b"BZh"):
         return bz2.open(path, "rb")
     if head.startswith(b"\xfd7zXZ"):
@@ -182,43 +185,6 @@ def _read_tar(path: Path, archive: tarfile.TarFile, info: tarfile.TarInfo) -> Ar
     _check_size(path, info.name, info.size)
     try:
         stream = archive.extractfile(info)
-        data = stream.read() if stream is not None else b""
+        return read_npy(stream or io.BytesIO(), info.size, f"{path}: {info.name}")
     except BROKEN as error:
         raise _damaged(path, error, info.name) from error
-    return parse_npy(data, f"{path}: {info.name}")
-
-
-def parse_npy(data: bytes, where: str) -> Array:
-    """The array of an npy file's bytes; only numbers, only complete ones.
-
-    Raises:
-        InputError: not an npy file, a dtype that is not plain numbers (objects would need unpickling), or data that
-            are shorter or longer than the header says.
-    """
-    broken = f"{where}: is not a complete npy array"
-    if len(data) < 12 or data[:6] != b"\x93NUMPY" or data[6] not in (1, 2, 3):
-        raise InputError(f"{broken} (wrong first bytes). Fix: copy or write the file again.")
-    start = 10 if data[6] == 1 else 12
-    (length,) = struct.unpack_from("<H" if data[6] == 1 else "<I", data, 8)
-    if length > LARGEST_HEADER:
-        raise InputError(f"{broken} (header of {length} bytes). Fix: copy or write the file again.")
-    try:
-        header = ast.literal_eval(data[start : start + length].decode("latin1").strip())
-        descr, fortran, shape = header["descr"], header["fortran_order"], tuple(header["shape"])
-        if not isinstance(descr, str):
-            raise TypeError("compound dtype")
-        dtype = np.dtype(descr)
-    except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError) as error:
-        raise InputError(f"{broken} (header: {' '.join(str(error).split())[:80]}). Fix: write it again.") from error
-    if dtype.kind not in "fiu":
-        raise InputError(f"{where}: has dtype {dtype}. Fix: write plain numbers; objects and pickles are not read.")
-    if not all(type(n) is int and n >= 0 for n in shape):
-        raise InputError(f"{broken} (shape {shape}). Fix: copy or write the file again.")
-    body = len(data) - start - length
-    if math.prod(shape) * dtype.itemsize != body:
-        raise InputError(f"{broken} ({body} bytes for {shape} of {dtype}). Fix: copy or write the file again.")
-    flat = np.frombuffer(data, dtype, offset=start + length)
-    try:
-        return flat.reshape(shape, order="F" if fortran else "C")
-    except (ValueError, OverflowError) as error:  # more axes, or a longer one beside a 0, than numpy can hold
-        raise InputError(f"{broken} (shape {str(shape)[:80]}). Fix: copy or write the file again.") from error

@@ -8,7 +8,7 @@ import pytest
 from larstore.errors import InputError
 from preprocess.simulation.write import Frame, write_arrays, write_frames
 from preprocess.sources import open_source
-from preprocess.sources.members import parse_npy
+from preprocess.sources.npy import parse_npy
 from preprocess.testing import small_detector
 
 N_EVENTS = 3

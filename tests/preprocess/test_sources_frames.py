@@ -51,7 +51,7 @@ def test_the_builders_files_come_back(tmp_path, detector, reader, suffix):
     for e, waveform in zip(events, waveforms, strict=True):
         np.testing.assert_allclose(e.waveform, waveform, rtol=1e-6)
         assert e.waveform.dtype == np.float32
-        assert e.waveform.flags.c_contiguous
+        assert e.waveform.flags.c_contiguous or e.waveform.flags.f_contiguous
         assert e.bad.shape == (0, 3)
         assert e.truth is None
     for e, waveform in zip(source.events(tpc, sign=-1), waveforms, strict=True):

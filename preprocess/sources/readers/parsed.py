@@ -73,7 +73,8 @@ class ParsedSource(Source):
                 )
             check_size(self.path, event, len(rows), n_channels)
             with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
-                waveform = np.ascontiguousarray(np.asarray(rows, np.float32) * factor)
+                waveform = np.asarray(rows, np.float32)  # in its order: tiling takes both
+                waveform *= factor  # in place: the array is ours
             check_waveform(self.path, event, waveform)
             truth = truth_file.read(event)
             more = {} if truth is None else truth_file.columns(event, len(truth))

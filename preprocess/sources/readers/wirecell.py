@@ -8,8 +8,9 @@ from larstore.errors import InputError
 from preprocess.detector.model import Detector, Tpc
 from preprocess.sources.base import Event, Source, factor_of
 from preprocess.sources.frames import FrameMaker, RawFrame, check_named, named_tpc, tpcs_of
-from preprocess.sources.members import Array, member_names, members
+from preprocess.sources.members import member_names, members
 from preprocess.sources.names import ARCHIVE_SUFFIXES
+from preprocess.sources.npy import Array
 from preprocess.sources.options import ReadOptions
 from preprocess.sources.peek import Peek
 from preprocess.sources.registry import Probe, Reader

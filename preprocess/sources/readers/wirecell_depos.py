@@ -8,8 +8,9 @@ import numpy as np
 
 from larstore.errors import InputError
 from preprocess.sources.depos import DepoEvent, DepoSource, check_count, depo_event
-from preprocess.sources.members import Array, member_names, members
+from preprocess.sources.members import member_names, members
 from preprocess.sources.names import ARCHIVE_SUFFIXES
+from preprocess.sources.npy import Array
 from preprocess.sources.registry import Probe, Reader
 
 if TYPE_CHECKING:  # readers load without the simulation
