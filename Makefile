@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DEMO_DIR ?= demo-output
 export LARSTORE_TEST_DATA ?= $(wildcard ../shared/data)
 
-.PHONY: venv demo test test-all lint format bench clean
+.PHONY: venv demo test test-all lint format bench bench-docs clean
 venv: $(STAMP)
 
 # Up to date as long as neither the dependencies nor the pins changed.
@@ -37,6 +37,10 @@ format: venv
 
 bench: venv
 	for bench in store detector tiling sparse; do $(BIN)/python -m tests.benchmarks.bench_$$bench || exit 1; done
+
+# The page and figure of docs/ that a benchmark writes; run it on a quiet machine.
+bench-docs: venv
+	$(BIN)/python -m tests.benchmarks.bench_tiling --docs docs
 
 clean:
 	rm -rf $(VENV) build *.egg-info $(DEMO_DIR)
