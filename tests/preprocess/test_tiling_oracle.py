@@ -10,25 +10,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from preprocess.voxels import Tiler
+from tests.preprocess.polygons import part_below, polygon_area
 from tests.preprocess.random_detectors import PIXEL, tpcs
-
-
-def corners_inside(points, a, b, level):
-    """The part of a polygon where a·y + b·z ≤ level."""
-    kept = []
-    for (y0, z0), (y1, z1) in zip(points, points[1:] + points[:1], strict=True):
-        d0, d1 = a * y0 + b * z0 - level, a * y1 + b * z1 - level
-        if d0 <= 0:
-            kept.append((y0, z0))
-        if d0 * d1 < 0:
-            f = d0 / (d0 - d1)
-            kept.append((y0 + f * (y1 - y0), z0 + f * (z1 - z0)))
-    return kept
-
-
-def polygon_area(points):
-    rolled = points[1:] + points[:1]
-    return abs(sum(y0 * z1 - y1 * z0 for (y0, z0), (y1, z1) in zip(points, rolled, strict=True))) / 2
 
 
 def strip_share(y, z, pixel, normal, low, high, begin=-math.inf, end=math.inf):
@@ -37,7 +20,7 @@ def strip_share(y, z, pixel, normal, low, high, begin=-math.inf, end=math.inf):
     shape = [(y, z), (y, z + pixel), (y + pixel, z + pixel), (y + pixel, z)]
     for a, b, level in ((ny, nz, high), (-ny, -nz, -low), (nz, -ny, end), (-nz, ny, -begin)):
         if level < math.inf:
-            shape = corners_inside(shape, a, b, level)
+            shape = part_below(shape, a, b, level)
     return polygon_area(shape) / pixel**2 if len(shape) > 2 else 0.0
 
 

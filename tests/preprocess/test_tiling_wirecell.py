@@ -20,6 +20,7 @@ from numpy.testing import assert_allclose
 
 from preprocess.detector import load_detector
 from preprocess.voxels import Tiler
+from tests.preprocess.polygons import part_below, polygon_area
 
 pytestmark = pytest.mark.skipif("LARSTORE_TEST_DATA" not in os.environ, reason="LARSTORE_TEST_DATA is not set")
 
@@ -95,24 +96,11 @@ def in_order(corners):
     return sorted(map(tuple, corners), key=lambda corner: np.arctan2(corner[1] - middle[1], corner[0] - middle[0]))
 
 
-def below(corners, a, b, level):
-    """The part of a convex polygon where a·y + b·z ≤ level."""
-    kept = []
-    for (y0, z0), (y1, z1) in zip(corners, corners[1:] + corners[:1], strict=True):
-        d0, d1 = a * y0 + b * z0 - level, a * y1 + b * z1 - level
-        if d0 <= 0:
-            kept.append((y0, z0))
-        if d0 * d1 < 0:
-            f = d0 / (d0 - d1)
-            kept.append((y0 + f * (y1 - y0), z0 + f * (z1 - z0)))
-    return kept
-
-
 def within(corners, plane, first, end):
     """The part of a convex polygon on the strips of wires first … end − 1."""
     (a, b), half = plane.normal, plane.pitch_mm / 2
-    corners = below(corners, a, b, plane.offset_mm[end - 1] + half)
-    return below(corners, -a, -b, half - plane.offset_mm[first]) if corners else []
+    corners = part_below(corners, a, b, plane.offset_mm[end - 1] + half)
+    return part_below(corners, -a, -b, half - plane.offset_mm[first])
 
 
 def crossings(tpc, box, row, lit):
@@ -131,11 +119,6 @@ def crossings(tpc, box, row, lit):
                 if len(corners) > 2:
                     found.append(Crossing(row, (tuple(u), tuple(v), tuple(w)), corners))
     return found
-
-
-def area(corners):
-    y, z = np.array(corners).T
-    return abs(np.sum(y * np.roll(z, -1) - z * np.roll(y, -1))) / 2
 
 
 def perimeter(corners):
@@ -238,7 +221,7 @@ def test_wire_cell_numbered_a_blob_for_each_crossing(event):
         crossing = home(blob, here[blob.row])
         assert id(crossing) not in used  # one to one
         used.add(id(crossing))
-        assert abs(area(blob.corners) - area(crossing.corners)) < SURVEY * perimeter(crossing.corners)
+        assert abs(polygon_area(blob.corners) - polygon_area(crossing.corners)) < SURVEY * perimeter(crossing.corners)
     assert len({blob.number for blob in event.blobs}) == len(used) == 3_234
 
 
@@ -294,8 +277,8 @@ def test_shares_are_areas():
             for z in range(9):
                 cell = order
                 for a, b, level in ((1, 0, 3.0 + 2 * y), (-1, 0, -1.0 - 2 * y), (0, 1, 2.0 * z), (0, -1, 2.0 - 2 * z)):
-                    cell = below(cell, a, b, level) if cell else []
-                assert_allclose(picture[y, z], area(cell) / 4 if len(cell) > 2 else 0.0, atol=1e-12)
+                    cell = part_below(cell, a, b, level) if cell else []
+                assert_allclose(picture[y, z], polygon_area(cell) / 4 if len(cell) > 2 else 0.0, atol=1e-12)
 
 
 def test_blobs_pixels_are_ours(event):
