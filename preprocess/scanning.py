@@ -88,6 +88,21 @@ def first_not_finite(flat, begin, end):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
+def count_by_row(bits, some, lines_are_rows, out_counts):  # type: ignore[no-untyped-def]
+    """Add each row's set bits to ``out_counts``; the other arguments are as for ``list_rows`` and ``list_columns``."""
+    one = np.uint64(1)
+    for line in range(bits.shape[0]):
+        if not some[line]:
+            continue
+        for word in range(bits.shape[1]):
+            rest = bits[line, word]
+            while rest:
+                row = line if lines_are_rows else 64 * word + np.int64(lowest_bit(rest))
+                out_counts[row] += 1
+                rest &= rest - one
+
+
+@njit(cache=True, nogil=True)
 def list_rows(bits, some, begin, end, out_start, out_column):  # type: ignore[no-untyped-def]
     """Columns of rows begin … end, of bit maps (row, column words): ``out_column[out_start[i] : out_start[i + 1]]``.
 

@@ -6,9 +6,8 @@ Dask worker decides alone how many threads there are.
 
 import logging
 import os
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from larstore.errors import ConfigError
@@ -43,19 +42,9 @@ def _say_once(message: str) -> None:
 
 
 def in_order(work: Callable[[int], Result], number: int, threads: int) -> Iterator[Result]:
-    """``work(0)`` … ``work(number - 1)`` in order, so many threads at work and hardly more results waiting."""
+    """``work(0)`` … ``work(number - 1)`` in order, so many at a time. Later ones don't wait for an early slow one."""
     if threads == 1 or number == 1:
         yield from map(work, range(number))
         return
     with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[Result]] = deque()
-        try:
-            for i in range(number):
-                if len(waiting) > threads:
-                    yield waiting.popleft().result()
-                waiting.append(pool.submit(work, i))
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        yield from pool.map(work, range(number))

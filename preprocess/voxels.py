@@ -1,5 +1,6 @@
 """Tiling as its users call it: checked input, one event at a time."""
 
+import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -139,10 +140,10 @@ class Tiler:
         n_slab = -(-frame.n_y // steps[1]) * -(-frame.n_z // steps[2])
         threads = max(1, min(threads, MOST_MEMORY // (n_slab * (8 * n_planes + 1))))
         job = _Job(self, values, _float32_below(threshold), steps, bad, min_live_planes, first_tick, most)
-        pieces = values.pieces(first_tick, steps[0], threads)
         if values.as_it_is:
             job.whole = values.rows(0, len(values))
             job.lit = job.find_lit(job.whole, 0, threads)
+        pieces = values.pieces(first_tick, steps[0], threads, job.lit)
         image = _Piece.empty(n_planes)
 
         def work(i: int) -> _Piece:
@@ -150,14 +151,13 @@ class Tiler:
             piece = image if threads == 1 else _Piece.empty(n_planes)
             job.tile(*pieces[i], piece)
             if piece is not image:
-                piece.trim()  # it may have to wait
+                job.finish(piece)
             return piece
 
         for piece in in_order(work, len(pieces), threads):
             if piece is not image:
                 image.append(piece)
             if image.progress[tiling.TOTAL] > most:
-                job.count_only = True
                 image.drop()
             del piece  # before the next one is made
         if image.progress[tiling.TOTAL] > most:
@@ -253,6 +253,8 @@ class _Job:
     count_only: bool = False
     whole: Rows | None = None
     lit: Lit | None = None
+    total: int = 0  # voxels of finished pieces
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def find_lit(self, rows: Rows, first_row: int, threads: int = 1) -> Lit:
         """The lit samples of some rows. Raises InputError for a NaN or infinity."""
@@ -295,6 +297,15 @@ class _Job:
             else:
                 piece.make_room(needed)
         tiler.give_back(steps, memory)
+
+    def finish(self, piece: _Piece) -> None:
+        """Note a piece that may have to wait: without spare room, and without voxels if they are too many."""
+        with self.lock:
+            self.total += int(piece.progress[tiling.TOTAL])
+            self.count_only |= self.total > self.max_voxels
+        if self.count_only:
+            piece.drop()
+        piece.trim()
 
 
 def _disjoint(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -1,5 +1,6 @@
 """What a waveform may come as: any real array, digitised numbers with a scale, sparse regions of interest."""
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -8,11 +9,13 @@ import numpy.typing as npt
 
 from larstore.errors import ConfigError, InputError
 from preprocess.detector.model import Tpc
-from preprocess.scanning import scan
+from preprocess.scanning import count_by_row, scan
 from preprocess.threads import in_order
 
 MOST_ROWS = 1024  # ticks that a thread takes at a time: its list of lit samples stays small
 COPIED_ROWS = 128  # ticks that are converted at a time
+PIECES = 16  # for each of several threads
+PIECE_LIT = 100  # lit samples, all at one tick, that are worth a piece
 
 
 class Rows(NamedTuple):
@@ -41,6 +44,12 @@ class Lit:
     bits: npt.NDArray[np.uint64]
     some: npt.NDArray[np.bool_]
     by_row: bool
+
+    def by_tick(self, rows: int) -> npt.NDArray[np.int64]:
+        """(rows,) number of lit samples."""
+        counts = np.zeros(rows, np.int64)
+        count_by_row(self.bits, self.some, self.by_row, counts)
+        return counts
 
 
 class NotFiniteError(Exception):
@@ -123,10 +132,19 @@ class Waveform:
         view.flags.writeable = False  # always, so that one compiled kernel serves all
         return Rows(view, offset, row, column, end - begin, n_columns)
 
-    def pieces(self, first_tick: int, slab_ticks: int, threads: int) -> list[tuple[int, int]]:
-        """Ranges of rows that end where a slab ends, in order: what one thread takes at a time."""
+    def pieces(self, first_tick: int, slab_ticks: int, threads: int, lit: Lit | None = None) -> list[tuple[int, int]]:
+        """Ranges of rows that end where a slab ends, in order: what one thread takes at a time.
+
+        Several threads get pieces of about equal work, and not more of them than the lit samples are worth.
+        """
         rows = len(self)
-        wanted = min(MOST_ROWS if self.as_it_is else COPIED_ROWS, -(-rows // (8 * threads)))
-        step = max(1, -(-wanted // slab_ticks)) * slab_ticks
-        ends = [*range(step - first_tick % slab_ticks, rows, step), rows]
-        return [(begin, end) for begin, end in zip([0, *ends], ends, strict=False) if begin < end]
+        most = MOST_ROWS if self.as_it_is else min(COPIED_ROWS, -(-rows // threads))
+        cuts = np.arange(0, rows, most)
+        if lit is not None and threads > 1:
+            # Crossings are pairs of lit wires and more.
+            work = np.cumsum(lit.by_tick(rows).astype(np.float64) ** 2)
+            number = min(PIECES * threads, max(threads, int(np.sqrt(work[-1]) // PIECE_LIT)))
+            cuts = np.union1d(cuts, np.searchsorted(work, work[-1] * np.arange(1, number) / number))
+        ends = -(-(cuts[cuts > 0] + first_tick) // slab_ticks) * slab_ticks - first_tick
+        ends = np.unique([*ends[ends < rows], rows])
+        return [(begin, end) for begin, end in itertools.pairwise([0, *ends.tolist()]) if begin < end]

@@ -24,7 +24,8 @@ def growth(folder: Path, figure: Path | None) -> tuple[str, float]:
     config = SimulationConfig(muons=MUONS)
     paths = simulate(folder / "growth", detector, events_per_file=EVENTS, seed=3, config=config)
     waveforms = [event.waveform for path in paths for event in open_source(Path(path)).events(tiler.tpc)]
-    dark = side_by_side({"": lambda: tiler(np.zeros_like(waveforms[0]), THRESHOLD)}, rounds=7)[""]
+    nothing = np.zeros_like(waveforms[0])
+    dark = side_by_side({"": lambda: tiler(nothing, THRESHOLD)}, rounds=9)[""]
     rows = []
     for part in PARTS:
         waveform = np.sum(waveforms[: max(1, int(part))], axis=0)
