@@ -140,7 +140,7 @@ class Waveform:
         rows = len(self)
         most = MOST_ROWS if self.as_it_is else min(COPIED_ROWS, -(-rows // threads))
         cuts = np.arange(0, rows, most)
-        if lit is not None and threads > 1:
+        if lit is not None and threads > 1 and rows:
             # Crossings are pairs of lit wires and more.
             work = np.cumsum(lit.by_tick(rows).astype(np.float64) ** 2)
             number = min(PIECES * threads, max(threads, int(np.sqrt(work[-1]) // PIECE_LIT)))
