@@ -20,7 +20,7 @@ demo: venv
 	$(BIN)/larstore demo -o $(DEMO_DIR)
 
 test: venv
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 # What takes longer: kills, whole runs, the wheel.
 test-all: venv

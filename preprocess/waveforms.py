@@ -138,7 +138,7 @@ class Waveform:
         Several threads get pieces of about equal work, and not more of them than the lit samples are worth.
         """
         rows = len(self)
-        most = MOST_ROWS if self.as_it_is else min(COPIED_ROWS, -(-rows // threads))
+        most = MOST_ROWS if self.as_it_is else max(1, min(COPIED_ROWS, -(-rows // threads)))
         cuts = np.arange(0, rows, most)
         if lit is not None and threads > 1 and rows:
             # Crossings are pairs of lit wires and more.

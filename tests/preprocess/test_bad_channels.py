@@ -323,6 +323,7 @@ def test_a_store_from_before_these_settings_is_continued(raw, client, monkeypatc
         open_output(RunConfig(**config.model_dump() | {"bad_channels": [5]}))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("LARSTORE_TEST_DATA" not in os.environ, reason="LARSTORE_TEST_DATA is not set")
 def test_the_mask_of_real_data_is_where_bits_are_cleared():
     """The ProtoDUNE-HD frame masks 15 of its channels, and a list adds one more and one of them once more."""

@@ -55,7 +55,16 @@ def line_inside(plane, offset, box):
     return np.where(low < high, [low, high], np.nan).T
 
 
-@pytest.fixture(scope="module", params=FACES, ids=lambda face: f"{face[0]}-{face[1]}")
+# The rest is as these, and takes long.
+QUICK = {("protodune-sp", 1), ("protodune-hd", 1), ("protodune-vd", 0), ("dune10kt-1x2x6", 0)}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(face, id=f"{face[0]}-{face[1]}", marks=[] if face in QUICK else pytest.mark.slow) for face in FACES
+    ],
+)
 def face(request):
     """A TPC and all areas of its pixels."""
     name, number = request.param

@@ -104,7 +104,7 @@ DIGITISED = {
     "float32": lambda w: 4 * w,
 }
 EVERY = [(name, form, 1.0) for name, form in FORMS.items()] + [(name, f, 0.25) for name, f in DIGITISED.items()]
-SLOW = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+SLOW = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")

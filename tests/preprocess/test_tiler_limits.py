@@ -176,11 +176,13 @@ class TestMemory:
         assert voxels == 1400 * 150 * 120
         assert growth < MOST_GROWTH
 
+    @pytest.mark.slow
     def test_of_a_noisy_plane(self):
         growth, voxels = grown_elsewhere("protodune-sp-2021", "noisy", (8, 4, 4), 2)
         assert voxels > 100
         assert growth < MOST_GROWTH
 
+    @pytest.mark.slow
     def test_of_an_image_that_is_refused(self, tmp_path):
         """No output at all, though the whole event is counted."""
         path = str(write_small_detector(tmp_path))
