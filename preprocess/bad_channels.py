@@ -38,7 +38,7 @@ def resolve(given: Any, detector: Detector) -> tuple[Entry, ...]:
     the file and line.
     """
     known = np.unique(np.concatenate([tpc.channels for tpc in detector.tpcs.values()]))
-    times: dict[int, list[tuple[int, int]]] = {}
+    rows: list[tuple[int, int, int]] = []
     for where, (channel, first, end) in _rows(given):
         at = int(np.searchsorted(known, channel))
         if at == len(known) or known[at] != channel:
@@ -51,8 +51,11 @@ def resolve(given: Any, detector: Detector) -> tuple[Entry, ...]:
                 f"{where}: channel {channel} is bad from tick {first} to {end}. Fix: give ticks from 0, the first one "
                 "and the one behind the last"
             )
-        times.setdefault(channel, []).append((first, end))
-    entries = [entry for channel in sorted(times) for entry in _merged(channel, sorted(times[channel]))]
+        rows.append((channel, first, end))
+    merged = disjoint(np.array(rows, np.int64).reshape(-1, 3)).tolist()
+    entries: list[Entry] = [
+        channel if (first, end) == (0, FOR_EVER) else (channel, first, end) for channel, first, end in merged
+    ]
     if len(entries) > MOST_ENTRIES:
         raise ConfigError(
             f"bad_channels: {len(entries):,} rows, more than {MOST_ENTRIES:,}. Fix: leave out the times, or write them "
@@ -100,17 +103,18 @@ def read_list(path: str | Path) -> Iterator[tuple[str, tuple[int, int, int]]]:
         yield f"{path}: line {number}", (channel, first, end)
 
 
-def _merged(channel: int, times: Sequence[tuple[int, int]]) -> list[Entry]:
-    """The entries of one channel from its sorted times."""
-    joined = [times[0]]
-    for first, end in times[1:]:
-        if first <= joined[-1][1]:
-            joined[-1] = joined[-1][0], max(end, joined[-1][1])
-        else:
-            joined.append((first, end))
-    if joined == [(0, FOR_EVER)]:
-        return [channel]
-    return [(channel, first, end) for first, end in joined]
+def disjoint(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Rows [column, first tick, end tick) sorted, such that no column is bad twice at any tick.
+
+    The first number may be a channel as well; overlapping and touching times become one.
+    """
+    merged: list[list[int]] = []
+    for column, begin, end in rows[np.lexsort((rows[:, 1], rows[:, 0]))].tolist():
+        if merged and merged[-1][0] == column and begin <= merged[-1][2]:
+            merged[-1][2] = max(end, merged[-1][2])
+        elif begin < end:
+            merged.append([column, begin, end])
+    return np.array(merged, np.int64).reshape(-1, 3)
 
 
 def fingerprint(entries: Sequence[Entry]) -> str | None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from larstore.errors import ConfigError, InputError
 from preprocess import tiling
+from preprocess.bad_channels import disjoint
 from preprocess.cache import overlaps_of
 from preprocess.coordinates import check_axis, check_downsample
 from preprocess.detector.model import Tpc
@@ -197,7 +198,7 @@ class Tiler:
         outside = (rows[:, 0] < 0) | (rows[:, 0] >= n)
         if outside.any():
             raise ConfigError(f"bad_channels names column {rows[outside][0, 0]}. Fix: columns are 0 … {n - 1}.")
-        return _disjoint(rows)
+        return disjoint(rows)
 
 
 @dataclass
@@ -306,17 +307,6 @@ class _Job:
         if self.count_only:
             piece.drop()
         piece.trim()
-
-
-def _disjoint(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Rows [column, first tick, end tick) such that no column is bad twice at any tick."""
-    merged: list[list[int]] = []
-    for column, begin, end in rows[np.lexsort((rows[:, 1], rows[:, 0]))].tolist():
-        if merged and merged[-1][0] == column and begin <= merged[-1][2]:
-            merged[-1][2] = max(end, merged[-1][2])
-        elif begin < end:
-            merged.append([column, begin, end])
-    return np.array(merged, np.int64).reshape(-1, 3)
 
 
 def _float32_below(threshold: float) -> np.float32:
