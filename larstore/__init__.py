@@ -6,15 +6,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from larstore.block import BlockFull, write_block
     from larstore.block_writer import BlockWriter
+    from larstore.comparison import diff
     from larstore.creation import create
     from larstore.geometry import Geometry, TpcGeometry
     from larstore.image import Image
+    from larstore.maintenance import compact, copy_images
+    from larstore.merging import merge
     from larstore.predictions import PredictionWriter
+    from larstore.provenance import provenance_of
     from larstore.records import BlockSpec, Failure, ImageRecord, ImageRows, InputFile, Pixels, Receipt
+    from larstore.repairing import repair
     from larstore.selection import Selection
     from larstore.store import Store, open
     from larstore.truth_sums import TruthBlocks, truth_blocks
-    from larstore.verification import Report, diff, verify
+    from larstore.verification import Report, verify
     from larstore.writer import StoreWriter
 
 # Name -> module, loaded when first used: the command line starts without pandas.
@@ -37,9 +42,14 @@ _WHERE = {
     "StoreWriter": "writer",
     "TpcGeometry": "geometry",
     "TruthBlocks": "truth_sums",
+    "compact": "maintenance",
+    "copy_images": "maintenance",
     "create": "creation",
-    "diff": "verification",
+    "diff": "comparison",
+    "merge": "merging",
     "open": "store",
+    "provenance_of": "provenance",
+    "repair": "repairing",
     "truth_blocks": "truth_sums",
     "verify": "verification",
     "write_block": "block",
@@ -64,9 +74,14 @@ __all__ = [
     "StoreWriter",
     "TpcGeometry",
     "TruthBlocks",
+    "compact",
+    "copy_images",
     "create",
     "diff",
+    "merge",
     "open",
+    "provenance_of",
+    "repair",
     "truth_blocks",
     "verify",
     "write_block",

@@ -10,17 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from larstore import fs
+from larstore.codecs import round_mantissas
 from larstore.errors import StoreError
-from larstore.format import (
-    POINT_COLUMNS,
-    TRUTH_COLUMNS,
-    UNKNOWN_NUMBER,
-    ArraySpec,
-    row_arrays,
-    sharded_document,
-    width_of,
-)
+from larstore.format import POINT_COLUMNS, TRUTH_COLUMNS, UNKNOWN_NUMBER, ArraySpec, row_arrays
 from larstore.records import BlockSpec, ImageRecord, ImageRows, InputFile, Pixels, Receipt
+from larstore.root import Root, read_root
 from larstore.shards import Layout, encode_shard, layout_of
 
 NO_VOXEL = 65535  # the fill value of coordinates
@@ -39,15 +33,11 @@ class BlockFull(StoreError):  # noqa: N818 - a signal to ask for a larger block,
         return BlockFull, (self.needed, self.given)
 
 
-def layouts(spec: BlockSpec) -> dict[str, Layout]:
-    """Path -> layout of all arrays that a block has shards of."""
+def layouts(root: Root, spec: BlockSpec) -> dict[str, Layout]:
+    """Path -> layout of all arrays that a block of this store has shards of."""
     rows = (spec.first_shard + spec.n_shards) * spec.shard_rows
-    found = {}
-    for arrays in row_arrays(spec.truth_columns, spec.pixels).values():
-        for path, array in arrays.items():
-            width = width_of(array, spec.n_planes)
-            found[path] = layout_of(path, sharded_document(array, width, spec.shard_rows, spec.chunk_rows, rows))
-    return found
+    found = (layout_of(path, root.nodes[path]) for arrays in root.row_arrays.values() for path in arrays)
+    return {layout.path: replace(layout, rows=rows) for layout in found}
 
 
 def shards_needed(shard_rows: int, images: Sequence[ImageRecord]) -> int:
@@ -263,7 +253,7 @@ def _write(path: Path, data: bytes) -> None:
     try:
         fs.write_new(path, data)
     except fs.ExistsError:
-        if path.read_bytes() != data:
+        if fs.content(path) != data:
             raise
         fs.sync_directory(path.parent)
 
@@ -278,9 +268,7 @@ def write_block(
     (reserve a new block then). Raises StoreError for an image the format cannot hold, ``BlockFull`` (with ``needed``)
     if the block is too small; nothing is written then.
     """
-    root = Path(path)
-    if not (root / "zarr.json").is_file():
-        raise StoreError(f"{root}: not a larstore store. Fix: create it first")
+    place, root = Path(path), read_root(Path(path))
     if not spec.pixels:
         images = [replace(image, pixels=None) for image in images]
     for image in images:
@@ -288,12 +276,15 @@ def write_block(
     needed = shards_needed(spec.shard_rows, images)
     if needed > spec.n_shards:
         raise BlockFull(needed, spec.n_shards)
+    bits = root.charge_bits
+    if bits is not None:
+        images = [replace(image, charge=round_mantissas(image.charge, bits)) for image in images]
     files: dict[str, tuple[int, str]] = {}
-    for array, layout in layouts(spec).items():
+    for array, layout in layouts(root, spec).items():
         for number, values in enumerate(_shards(_parts(array, images, layout), spec.shard_rows)):
             data = encode_shard(layout, values)
             name = layout.file(spec.first_shard + number)
-            fs.make_directories((root / name).parent)
-            _write(root / name, data)
+            fs.make_directories((place / name).parent)
+            _write(place / name, data)
             files[name] = (len(data), hashlib.sha256(data).hexdigest())
     return Receipt(spec, tuple(_placed(images, spec)), files, tuple(inputs))

@@ -32,9 +32,10 @@ app = typer.Typer(
 
 def build_app() -> typer.Typer:
     """The command line with every installed subcommand; command modules import their heavy packages when called."""
-    from larstore import store_cli
+    from larstore import maintenance_cli, store_cli
 
     store_cli.register(app)
+    maintenance_cli.register(app)
     for entry in sorted(entry_points(group="larstore.commands"), key=lambda e: e.name):
         app.command(entry.name, rich_help_panel=f"Commands of {entry.value.partition('.')[0]}")(entry.load())
     return app
@@ -50,6 +51,9 @@ def main() -> None:
     except LarstoreError as error:
         print(f"larstore: {error}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("larstore: stopped", file=sys.stderr)
+        sys.exit(130)
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:

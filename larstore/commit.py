@@ -5,27 +5,31 @@ from pathlib import Path
 
 from larstore import fs
 from larstore.errors import DamageError, LockedError
-from larstore.format import Document, Root, read_root, to_bytes
+from larstore.format import Document, to_bytes
+from larstore.locations import Place, read_file
 from larstore.locks import WAIT_SECONDS, Lock
+from larstore.root import Root, read_root
 
 
 def write_child(path: Path, node: str, document: Document, check: Callable[[], None] | None = None) -> None:
     """Write the ``zarr.json`` of a group or array below the root, unless it already says the same."""
     file = path / node / "zarr.json"
     data = to_bytes(document)
-    if not file.is_file() or file.read_bytes() != data:
+    if fs.content(file) != data:
         fs.make_directories(file.parent)
         fs.replace(file, data, check=check)
 
 
-def lagging_children(path: Path, root: Root) -> list[str]:
+def lagging_children(path: Place, root: Root) -> list[str]:
     """Nodes whose own ``zarr.json`` differs from the root's copy, which is the one that counts."""
-    lagging: list[str] = []
-    for node, document in root.nodes.items():
-        file = path / node / "zarr.json"
-        if not file.is_file() or file.read_bytes() != to_bytes(document):
-            lagging.append(node)
-    return lagging
+    return [node for node, document in root.nodes.items() if _lags(path / f"{node}/zarr.json", to_bytes(document))]
+
+
+def _lags(file: Place, data: bytes) -> bool:
+    try:
+        return read_file(file, len(data)) != data
+    except OSError:
+        return True
 
 
 def mend_children(path: Path, root: Root, check: Callable[[], None], within: str | None = None) -> list[str]:
@@ -76,14 +80,16 @@ def commit(
     return root
 
 
-def expect_file(path: Path) -> int:
-    """Size of a file that a worker says it wrote; looked for twice, since a network file system may lag behind."""
-    if not path.is_file() and path.parent.is_dir():
-        list(path.parent.iterdir())
-    try:
-        return path.stat().st_size
-    except FileNotFoundError as error:
+def written(path: Path) -> bytes:
+    """Content of a file that a worker says it wrote; looked for twice, since a network file system may lag behind."""
+    data = fs.content(path)
+    if data is None and path.parent.is_dir():
+        with fs.explained(path.parent, "list the directory"):
+            list(path.parent.iterdir())
+        data = fs.content(path)
+    if data is None:
         raise DamageError(
             f"{path}: a worker's receipt names this file, but it is not there. Fix: run again; workers and "
             "coordinator must see the same file system"
-        ) from error
+        )
+    return data

@@ -16,6 +16,9 @@ from larstore.format import (
     FAILURE_COLUMNS,
     FORMAT_VERSION,
     INPUT_COLUMNS,
+    KEPT_BITS,
+    MANTISSA_BITS,
+    ROUNDED_CHARGE,
     SHARD_ROWS,
     TABLE_ROWS,
     TEXT_TABLE_ROWS,
@@ -23,7 +26,6 @@ from larstore.format import (
     Document,
     group_document,
     index_columns,
-    new_root,
     row_arrays,
     sharded_document,
     to_bytes,
@@ -31,7 +33,10 @@ from larstore.format import (
     width_of,
 )
 from larstore.geometry import WIRE_COLUMNS, Geometry
+from larstore.locations import local_path
+from larstore.root import check, new_root
 from larstore.table import appended, column_document
+from larstore.workshop import refuse_target
 
 GROUPS = ("index", "inputs", "failures", "voxels", "truth", "predictions", "geometry")
 
@@ -45,7 +50,10 @@ def _geometry_nodes(geometry: Geometry) -> tuple[dict[str, Document], dict[str, 
             values |= {f"{name}_{axis}": column[:, i] for i, axis in enumerate("xyz")}
         else:
             values[name] = column
-    nodes = {f"geometry/{n}": column_document(v.dtype.name, "wire", max(len(v), 1), 0) for n, v in values.items()}
+    nodes = {
+        f"geometry/{n}": column_document(v.dtype.name, "wire", min(max(len(v), 1), TABLE_ROWS))
+        for n, v in values.items()
+    }
     return nodes, {f"geometry/{n}": v for n, v in values.items()}
 
 
@@ -66,23 +74,27 @@ def create(
     chunk_rows: int = CHUNK_ROWS,
     truth_columns: Sequence[str] = (),
     pixels: bool = False,
+    charge_bits: int | None = None,
 ) -> None:
     """Create an empty store. Its directory appears whole or not at all.
 
     ``provenance`` is any JSON-like dict (software versions, resolved configuration). ``shard_rows`` must be a
     multiple of ``chunk_rows``. ``truth_columns``: which of collected, pdg and track the store can hold for its truth
     voxels; those that no image has cost no disk. ``pixels``: whether it can keep images at full resolution as well.
-    Raises StoreError if the path exists already or a setting cannot be stored.
+    ``charge_bits``: round the mantissas of voxels' charges to so many bits, 1 … 22 (within 2^-(bits+1) of each value; 9
+    for 1e-3), which is recorded in the array; pixels keep all bits. None = all 23.
+    Raises StoreError if the path exists already or lies inside a store, or a setting cannot be stored.
     """
-    target = Path(path)
-    if target.exists() or target.is_symlink():
-        raise StoreError(f"{target}: exists already. Fix: choose another path, or remove it")
+    target = local_path(path)
+    refuse_target(target)
     if chunk_rows < 1 or shard_rows < chunk_rows or shard_rows % chunk_rows:
         raise StoreError(f"shard_rows={shard_rows}, chunk_rows={chunk_rows}: Fix: whole chunks in a shard")
     if not 1 <= len(planes) <= 7:
         raise StoreError(f"planes={tuple(planes)}: Fix: name 1 to 7 planes")
     if set(truth_columns) - set(TRUTH_COLUMNS):
         raise StoreError(f"truth_columns={tuple(truth_columns)}: Fix: choose among {', '.join(TRUTH_COLUMNS)}")
+    if charge_bits is not None and not 1 <= charge_bits < MANTISSA_BITS:
+        raise StoreError(f"charge_bits={charge_bits}. Fix: 1 … {MANTISSA_BITS - 1}, or None for all of them")
     frames = [geometry.tpcs[n] for n in sorted(geometry.tpcs)]
     tick_us = _common([f.tick_us for f in frames])
     speed = _common([f.drift_speed_mm_us for f in frames])
@@ -102,12 +114,18 @@ def create(
         "commit": 0,
         "images_commit": 0,
     }
+    if geometry.joined:
+        attributes["joined"] = geometry.joined
     nodes = {group: group_document() for group in (*GROUPS, *(["pixels"] if pixels else []))}
     for arrays in row_arrays(truth_columns, pixels).values():
         for name, spec in arrays.items():
             nodes[name] = sharded_document(spec, width_of(spec, len(planes)), shard_rows, chunk_rows)
             if np.dtype(spec.dtype).kind == "f":
                 nodes[name]["attributes"] = {"units": units}
+    if charge_bits is not None:
+        name = "voxels/charge"
+        nodes[name] = sharded_document(ROUNDED_CHARGE, len(planes), shard_rows, chunk_rows)
+        nodes[name]["attributes"] = {"units": units, "quantization": "bit rounding", KEPT_BITS: charge_bits}
     index = index_columns(list(planes), truth_columns, pixels)
     tables = {"index": index, "inputs": INPUT_COLUMNS, "failures": FAILURE_COLUMNS}
     dimensions = {"index": "image", "inputs": "input_file", "failures": "failure"}
@@ -133,15 +151,18 @@ def _build(target: Path, attributes: Document, nodes: dict[str, Document], wires
             nodes[name]["shape"] = [len(values)]
         try:
             files |= {f"{name}/zarr.json": to_bytes(document) for name, document in nodes.items()}
-            files["zarr.json"] = new_root(attributes, nodes).sealed()
+            root = new_root(attributes, nodes)
+            check(root)
+            files["zarr.json"] = root.sealed()
         except (TypeError, ValueError) as error:
             raise StoreError(
-                f"{target}: a setting is no JSON value ({error}). Fix: plain numbers, text, lists"
+                f"{target}: a setting is no JSON value that can be stored ({error}). "
+                "Fix: plain numbers, text, lists, of usual size"
             ) from error
         for name, data in files.items():
             fs.make_directories((scratch / name).parent)
             fs.write_new(scratch / name, data)
         fs.move_directory(scratch, target)
-    except StoreError:
+    except BaseException:  # Ctrl-C, too
         shutil.rmtree(scratch, ignore_errors=True)
         raise

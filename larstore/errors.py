@@ -23,3 +23,7 @@ class DamageError(StoreError):
 
 class LockedError(StoreError):
     """A store that somebody else is writing to."""
+
+
+class ClusterError(LarstoreError):
+    """Workers that cannot be had: a refused job, jobs that end before their worker is there, a lost scheduler."""

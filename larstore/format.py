@@ -1,26 +1,24 @@
 """Format version 1: array layouts, fill values, and the ``zarr.json`` documents; the root carries its own sha256."""
 
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from larstore.codecs import BYTES_CODEC, CRC_CODEC, blosc_codec
-from larstore.errors import DamageError, StoreError
+from larstore.root_checks import Document as Document
 
 FORMAT_VERSION = 1
+MANTISSA_BITS = 23  # of a float32
+KEPT_BITS = "quantization_nsb"  # CF conventions 1.12: significant bits of a rounded mantissa
 ATTRIBUTE = "larstore"  # the key of the root's attributes that is ours
 SHARD_ROWS = 2_097_152  # measured: see the format page
 CHUNK_ROWS = 16_384
 TABLE_ROWS = 262_144  # rows of a chunk of the index
 TEXT_TABLE_ROWS = 16_384  # of the small tables with text columns
-
-Document = dict[str, Any]
 
 INDEX_COLUMNS = {
     "file": "int32",
@@ -39,7 +37,10 @@ INDEX_COLUMNS = {
     "truth_sum": "float64",  # NaN: no truth known
     "n_bad_channels": "int32",
 }
+PLACES = tuple(f"{kind}_{what}" for kind in ("voxel", "truth", "pixel", "point") for what in ("start", "count"))
 INPUT_COLUMNS = {"path": "string", "file": "int64", "size": "int64", "sha256": "string", "sample": "string"}
+GEOMETRY_COLUMNS = {"tpc": "int32", "plane": "uint8", "channel": "int32", "segment": "int32"}
+GEOMETRY_COLUMNS |= {f"{end}_{axis}": "float64" for end in ("tail", "head") for axis in "xyz"}
 FAILURE_COLUMNS = {"file": "int64", "tpc": "int32", "input": "string", "error": "string", "commit": "int32"}
 
 
@@ -71,11 +72,13 @@ class ArraySpec:
     transposed: bool = False
 
 
-# Column by column, coordinates that are sorted compress to a tenth; mantissas gain from bitshuffle alone.
+# Measured, docs/store-speed.md: sorted coordinates compress to a tenth column by column; of charges little more than
+# sign and exponent does, so what decodes fastest is taken; so too of live and truth, which are small anyway.
 COORDS = ArraySpec("uint16", 65535, ("voxel", "axis"), "zstd", "shuffle", 5, transposed=True)
-CHARGE = ArraySpec("float32", "NaN", ("voxel", "plane"), "zstd", "bitshuffle", 1)
-LIVE = ArraySpec("uint8", 255, ("voxel",), "zstd", "bitshuffle", 1)
-TRUTH = ArraySpec("float32", "NaN", ("voxel",), "zstd", "bitshuffle", 1)
+CHARGE = ArraySpec("float32", "NaN", ("voxel", "plane"), "lz4hc", "shuffle", 1)
+ROUNDED_CHARGE = replace(CHARGE, cname="lz4", shuffle="bitshuffle", clevel=5)  # the bits that are 0 take no room
+LIVE = ArraySpec("uint8", 255, ("voxel",), "lz4hc", "noshuffle", 3)
+TRUTH = ArraySpec("float32", "NaN", ("voxel",), "lz4hc", "noshuffle", 3)
 TRUTH_COORDS = ArraySpec("uint16", 65535, ("true_voxel", "axis"), "zstd", "shuffle", 5, transposed=True)
 TRUTH_VALUE = ArraySpec("float32", "NaN", ("true_voxel",), "zstd", "bitshuffle", 1)
 SCORE = ArraySpec("float32", "NaN", ("voxel",), "zstd", "bitshuffle", 1)
@@ -192,127 +195,9 @@ def sharded_document(spec: ArraySpec, width: int | None, shard_rows: int, chunk_
     return array_document((rows, *tail), spec.dtype, (shard_rows, *tail), [sharding], spec.fill, spec.dimensions)
 
 
-def seal(document: Document) -> str:
-    """sha256 of a document, whatever its white space and order of keys."""
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def to_bytes(document: Document) -> bytes:
     """A document as it is written."""
     return (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()
-
-
-@dataclass
-class Root:
-    """The root document: the one file whose replacement is a commit."""
-
-    document: Document
-
-    @property
-    def attributes(self) -> Document:
-        """The store's own attributes."""
-        attributes: Document = self.document["attributes"][ATTRIBUTE]
-        return attributes
-
-    @property
-    def nodes(self) -> dict[str, Document]:
-        """path -> ``zarr.json`` of every group and array below the root."""
-        nodes: dict[str, Document] = self.document["consolidated_metadata"]["metadata"]
-        return nodes
-
-    @property
-    def planes(self) -> list[str]:
-        """Names of the planes in drift order."""
-        return list(self.attributes["planes"])
-
-    @property
-    def truth_columns(self) -> tuple[str, ...]:
-        """The optional truth columns that this store can hold."""
-        return tuple(name for name in TRUTH_COLUMNS if f"truth/{name}" in self.nodes)
-
-    @property
-    def pixels(self) -> bool:
-        """Whether this store can keep images at full resolution."""
-        return "pixels/coords" in self.nodes
-
-    @property
-    def row_arrays(self) -> dict[str, dict[str, ArraySpec]]:
-        """Kind of row -> the arrays of this store along it; see ``row_arrays``."""
-        return row_arrays(self.truth_columns, self.pixels)
-
-    def rows(self, path: str) -> int:
-        """Length of an array."""
-        return int(self.nodes[path]["shape"][0])
-
-    def set_rows(self, path: str, rows: int) -> None:
-        """Change the length of an array."""
-        self.nodes[path]["shape"][0] = int(rows)
-
-    def copy(self) -> "Root":
-        """A root that can be changed without touching this one."""
-        return Root(json.loads(json.dumps(self.document, allow_nan=False)))
-
-    def sealed(self) -> bytes:
-        """The file's bytes, with the sha256 of everything else. TypeError or ValueError for what is no JSON."""
-        plain = self.copy()  # as it will be read: keys are text
-        plain.attributes.pop("sha256", None)
-        plain.attributes["sha256"] = seal(plain.document)
-        self.document = plain.document
-        return to_bytes(self.document)
-
-
-def new_root(attributes: Document, nodes: dict[str, Document]) -> Root:
-    """A root document from our attributes and all nodes below it."""
-    document = group_document({ATTRIBUTE: attributes})
-    metadata = {path: nodes[path] for path in sorted(nodes)}
-    document["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": metadata}
-    return Root(document)
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
-
-
-def read_root(path: Path) -> Root:
-    """Read and check the root of a store.
-
-    Raises StoreError if there is no store of ours or it is of a newer format, DamageError if the seal is broken.
-    """
-    file = path / "zarr.json"
-    try:
-        data = file.read_bytes()
-    except FileNotFoundError as error:
-        found = "no zarr.json in it" if path.is_dir() else "no such directory"
-        raise StoreError(f"{path}: not a larstore store ({found}). Fix: give the path of a store") from error
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise StoreError(f"{file}: cannot read ({reason}). Fix: check the path and its permissions") from error
-    return parse_root(data, file)
-
-
-def parse_root(data: bytes, file: Path) -> Root:
-    """Check the bytes of a root document; ``file`` is for the messages."""
-    damaged = f"Fix: restore the file from a copy, or run 'larstore verify {file.parent}'"
-    try:
-        document = json.loads(data, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise DamageError(f"{file}: not readable as JSON ({error}). {damaged}") from error
-    attributes = document.get("attributes") if isinstance(document, dict) else None
-    ours = attributes.get(ATTRIBUTE) if isinstance(attributes, dict) else None
-    if not isinstance(attributes, dict) or not isinstance(ours, dict):
-        raise StoreError(f"{file}: a Zarr group, but not a larstore store. Fix: give the path of a store")
-    version = ours.get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise StoreError(
-            f"{file}: format version {version}, this larstore reads up to {FORMAT_VERSION}. "
-            "Fix: pip install --upgrade larstore"
-        )
-    sealed = {key: value for key, value in ours.items() if key != "sha256"}
-    rest = document | {"attributes": attributes | {ATTRIBUTE: sealed}}
-    if ours.get("sha256") != seal(rest):
-        raise DamageError(f"{file}: its sha256 does not match its content (damaged or edited by hand). {damaged}")
-    return Root(document)
 
 
 def voxel_size_mm(tick_us: float | None, speed: float | None, pixel_mm: float, downsample: tuple[int, int, int]) -> Any:

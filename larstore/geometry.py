@@ -25,6 +25,9 @@ class TpcGeometry(BaseModel):
     A charge at (x, y, z) that was freed at time t is seen at tick
     ``tick_zero_drift + (|x - anode_x_mm| / drift_speed_mm_us + t) / tick_us`` and in pixel
     ``((y - origin_y_mm) / pixel_mm, (z - origin_z_mm) / pixel_mm)``, rounded down.
+
+    Where TPCs are joined, an image has the number of the lowest one, and ``joined_origin`` is where a TPC's voxel
+    (0, 0, 0) lies in it: y and z count up from there, and so does x, but down if it drifts against the lowest one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,7 +46,7 @@ class TpcGeometry(BaseModel):
     n_y: int  # pixels
     n_z: int
     pixel_mm: float
-    joined_origin: tuple[int, int, int] | None = None  # offset in voxels, set by `larstore join`
+    joined_origin: tuple[int, int, int] | None = None  # in voxels, set by `larstore join`
     up: tuple[float, float, float] = (0.0, 1.0, 0.0)  # (x, y, z), unit vector against gravity; for displays
 
 
@@ -57,6 +60,11 @@ class Geometry:
     detector: str
     wires: dict[str, npt.NDArray[np.generic]]
     tpcs: dict[int, TpcGeometry]
+
+    @property
+    def joined(self) -> list[int]:
+        """The TPCs that were joined to one image, ascending; none in most stores."""
+        return [n for n in sorted(self.tpcs) if self.tpcs[n].joined_origin is not None]
 
     @property
     def hash(self) -> str:

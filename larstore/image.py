@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from larstore.errors import StoreError
-from larstore.format import truth_names
+from larstore.errors import DamageError, StoreError
+from larstore.format import PLACES, truth_names
 from larstore.records import Pixels
 
 if TYPE_CHECKING:
@@ -48,12 +48,23 @@ class Image:
         file, event, tpc = self.key
         return f"<Image file={file} event={event} tpc={tpc}: {len(self)} voxels>"
 
+    def _repr_html_(self) -> str:
+        from larstore.notebook_views import image_html
+
+        return image_html(self)
+
     def __len__(self) -> int:
         return int(self.summary("voxel_count"))
 
     def summary(self, name: str) -> Any:
-        """This image's entry in a column of the index, as a plain Python value."""
-        return self.store.index_columns.column(name)[self.row].item()
+        """This image's entry in a column of the index, as a plain Python value. DamageError for a negative count."""
+        value = self.store.index_columns.column(name)[self.row].item()
+        if name in PLACES and value < -name.endswith("_start"):
+            raise DamageError(
+                f"{self.store.path}/index: {name} of image (file, event, tpc) {self.key} is {value}. "
+                f"Fix: restore index/{name}, or list all damage with 'larstore verify {self.store.path}'"
+            )
+        return value
 
     @property
     def key(self) -> tuple[int, int, int]:
@@ -168,15 +179,13 @@ class Image:
     def position(self, t0: float = 0.0) -> npt.NDArray[np.float64]:
         """(n, 3) voxel centres x, y, z in cm in the detector's frame, for charge freed at time ``t0`` (µs).
 
-        Raises StoreError where the geometry does not tell the drift speed, tick or tick of zero drift.
+        Of a joined image they are right to half a voxel. Raises StoreError where the geometry does not tell the drift
+        speed, tick or tick of zero drift, and for a ``t0`` where TPCs that drift to both sides are joined.
         """
         return self.position_of(self.coords, t0)
 
     def position_of(self, coords: npt.NDArray[Any], t0: float = 0.0) -> npt.NDArray[np.float64]:
-        """``position`` for any voxels (k, 3) of this image's TPC, as for its truth voxels.
-
-        Raises StoreError where the geometry does not tell the drift speed, tick or tick of zero drift.
-        """
+        """``position`` for any voxels (k, 3) of this image's TPC, as for its truth voxels; raises the same."""
         tpc = self.key[2]
         try:
             frame = self.store.geometry.tpcs[tpc]
@@ -190,12 +199,23 @@ class Image:
                 f"{self.store.path}: TPC {tpc} has no drift speed, tick length or tick of zero drift. "
                 "Fix: preprocess with a detector that defines them"
             )
-        centre = (coords.astype(np.float64) + 0.5) * np.asarray(self.store.attributes["downsample"])
+        if t0 and frame.joined_origin is not None:
+            self._refuse_both_sides(t0)
+        origin = np.asarray(frame.joined_origin or (0, 0, 0), dtype=np.float64)
+        centre = (coords.astype(np.float64) - origin + 0.5) * np.asarray(self.store.attributes["downsample"])
         drift_us = (centre[:, 0] - zero) * tick_us - t0
         x = frame.anode_x_mm + frame.drift_sign * drift_us * speed
         y = frame.origin_y_mm + centre[:, 1] * frame.pixel_mm
         z = frame.origin_z_mm + centre[:, 2] * frame.pixel_mm
         return np.stack([x, y, z], axis=1) / 10.0
+
+    def _refuse_both_sides(self, t0: float) -> None:
+        geometry = self.store.geometry
+        if len({geometry.tpcs[n].drift_sign for n in geometry.joined}) > 1:
+            raise StoreError(
+                f"{self.store.path}: t0 = {t0} moves TPCs {geometry.joined}, which drift to both sides, apart. "
+                "Fix: t0 = 0, or the images of the single TPCs"
+            )
 
     def _array(self, path: str, kind: str) -> npt.NDArray[Any]:
         if path not in self._loaded:

@@ -1,35 +1,58 @@
 """The index of images: columns loaded when first asked for, the newest row of a key wins, lookups by bisection."""
 
+import math
 import threading
-from collections.abc import Iterable, Iterator, Set
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence, Set
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from larstore.format import Root
+from larstore.errors import DamageError
+from larstore.locations import Place
+from larstore.reading import ShardReader
+from larstore.root import Root
+from larstore.shards import layout_of
 from larstore.table import read_column
 
+LARGE_IMAGE = 1 << 26  # rows
 KEYS = ("file", "event", "tpc")
 Rows = npt.NDArray[np.int64]
 Key = tuple[int, int, int]
 S = TypeVar("S")
 
 
+def sorted_rows(columns: Sequence[npt.NDArray[Any]]) -> tuple[Rows, npt.NDArray[np.bool_]]:
+    """Row numbers sorted by columns of whole numbers, the first one first, equal rows as they were; (n,) each.
+
+    The second tells where in that order a row differs from the one before.
+    """
+    starts = np.ones(len(columns[0]), dtype=bool)
+    if len(starts) == 0:
+        return np.empty(0, np.int64), starts
+    lows = [int(column.min()) for column in columns]
+    spans = [int(column.max()) - low + 1 for column, low in zip(columns, lows, strict=True)]
+    if math.prod(spans) < 2**63:  # as one number each, they are sorted in a tenth of the time
+        packed = np.zeros(len(starts), dtype=np.int64)
+        for column, low, span in zip(columns, lows, spans, strict=True):
+            packed *= span
+            packed += column
+            packed -= low
+        columns = [packed]
+    order = np.argsort(columns[0], kind="stable") if len(columns) == 1 else np.lexsort(tuple(reversed(columns)))
+    starts[1:] = False
+    for column in columns:
+        ordered = column[order]
+        starts[1:] |= ordered[1:] != ordered[:-1]
+    return order.astype(np.int64, copy=False), starts
+
+
 def newest(file: npt.NDArray[Any], event: npt.NDArray[Any], tpc: npt.NDArray[Any], deleted: npt.NDArray[Any]) -> Rows:
     """Row numbers, in the order of their keys, of each key's newest row, unless that one says deleted."""
-    if len(file) == 0:
-        return np.empty(0, np.int64)
-    order = np.lexsort((tpc, event, file))  # stable: within a key the newest comes last
-    last = np.ones(len(order), dtype=bool)
-    same = np.ones(len(order) - 1, dtype=bool)
-    for column in (file, event, tpc):
-        ordered = column[order]
-        same &= ordered[1:] == ordered[:-1]
-    last[:-1] = ~same
-    rows: Rows = order[last].astype(np.int64, copy=False)
+    order, starts = sorted_rows([file, event, tpc])
+    rows = order[np.append(starts[1:], True)] if len(order) else order  # within a key the newest comes last
     alive: Rows = rows[~deleted[rows]]
     return alive
 
@@ -73,12 +96,14 @@ class CommittedKeys(Set[Key]):
 class Index:
     """Columns of ``index/``; rows are never changed, so row numbers stay valid in later commits."""
 
-    def __init__(self, path: Path, root: Root) -> None:
+    def __init__(self, path: Place, root: Root) -> None:
         self._path = path
         self._root = root
         self._columns: dict[str, npt.NDArray[Any]] = {}
         self._live: Rows | None = None
         self._spans: dict[str, tuple[Rows, Rows]] = {}
+        self._totals: dict[str, int] = {}
+        self._expected: set[tuple[str, int, int]] = set()
         self._lock = threading.RLock()
 
     @property
@@ -93,6 +118,54 @@ class Index:
             if name not in self._columns:
                 self._columns[name] = read_column(self._path, f"index/{name}", self._root.nodes[f"index/{name}"])
             return self._columns[name]
+
+    def place(self, name: str, rows: Rows) -> npt.NDArray[Any]:
+        """A column KIND_start or KIND_count at some rows; see ``places``."""
+        kind, _, what = name.rpartition("_")
+        return self.places(kind, rows)[what == "count"]
+
+    def places(self, kind: str, rows: Rows) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """The columns KIND_start and KIND_count at some rows; DamageError where an image lies outside the arrays.
+
+        Also where images have more rows together than there are: what is made of counts must fit what is stored.
+        """
+        start, count = self.column(f"{kind}_start")[rows], self.column(f"{kind}_count")[rows]
+        total = self._rows_of(kind)
+        wrong = (start < -1) | (count < 0) | (np.maximum(start, 0) > total - count.astype(np.int64))
+        if wrong.any():
+            first = int(np.argmax(wrong))
+            what = f"{kind} rows {start[first]} + {count[first]} outside the arrays' {total}"
+            raise DamageError(
+                f"{self._path}/index: {what}; image (file, event, tpc) {self.keys(int(rows[first]))}. "
+                f"Fix: restore index/, or list all damage with 'larstore verify {self._path}'"
+            )
+        large = count > LARGE_IMAGE
+        if large.any():
+            for i in np.flatnonzero(large):
+                self._expect(kind, int(start[i]), int(count[i]))
+        return start, count
+
+    def _expect(self, kind: str, start: int, count: int) -> None:
+        """DamageError unless the rows of a large image are there: nobody should make room for a mere claim."""
+        if (kind, start, count) not in self._expected:
+            path = next(iter(self._root.row_arrays[kind]))
+            layout = layout_of(path, self._root.nodes[path])
+            ShardReader(self._path, layout, partial(self.owners, kind)).expect(start, start + count)
+            self._expected.add((kind, start, count))
+
+    def _rows_of(self, kind: str) -> int:
+        """Rows that the arrays of a kind all have, once it is clear that all images together have no more."""
+        with self._lock:
+            if kind not in self._totals:
+                total = min(self._root.rows(path) for path in self._root.row_arrays[kind])
+                claimed = int(self.column(f"{kind}_count")[self.live].astype(np.int64).sum())
+                if claimed > total:
+                    raise DamageError(
+                        f"{self._path}/index: images have {claimed} {kind} rows together, the arrays {total}. "
+                        f"Fix: restore index/, or list all damage with 'larstore verify {self._path}'"
+                    )
+                self._totals[kind] = total
+            return self._totals[kind]
 
     @property
     def live(self) -> Rows:

@@ -27,6 +27,8 @@ POLL_SECONDS = 0.05
 
 log = logging.getLogger("larstore")
 
+_ours: set[str] = set()  # tokens of the locks that this process holds, or is about to
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -94,12 +96,19 @@ def is_gone(owner: Identity) -> bool | None:
     return started is None or (started != "" and owner.started != "" and started != owner.started)
 
 
+def _entries(directory: Path) -> list[str]:
+    """Names of the files in a directory of locks, which may not be there."""
+    with fs.explained(directory, "list the directory"):
+        try:
+            return [entry.name for entry in os.scandir(directory)]
+        except FileNotFoundError:
+            return []
+
+
 def lock_names(path: Path) -> list[str]:
     """Names of the locks that a store has files of."""
-    directory = path / DIRECTORY
-    if not directory.is_dir():
-        return []
-    return sorted({file.stem.replace("+", "/") for file in directory.glob("*.[0-9]*")})
+    files = [name.rpartition(".") for name in _entries(path / DIRECTORY) if not name.startswith(".")]  # no temporary
+    return sorted({stem.replace("+", "/") for stem, _, number in files if number.isdecimal()})
 
 
 class Lock:
@@ -128,19 +137,22 @@ class Lock:
 
     def _numbers(self) -> list[int]:
         prefix = self.name.replace("/", "+") + "."
-        if not self._directory.is_dir():
-            return []
-        names = [entry.name for entry in os.scandir(self._directory) if entry.name.startswith(prefix)]
-        return sorted(int(name[len(prefix) :]) for name in names if name[len(prefix) :].isdecimal())
+        names = [name[len(prefix) :] for name in _entries(self._directory) if name.startswith(prefix)]
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def _read(self, number: int) -> LockState | None:
-        try:
-            content = json.loads(self._file(number).read_bytes())
-            return LockState(owner=Identity(**content.pop("owner")), **content)
-        except FileNotFoundError:
+        file = self._file(number)
+        data = fs.content(file)
+        if data is None:
             return None
-        except (ValueError, TypeError, KeyError) as error:
-            raise StoreError(f"{self._file(number)}: not a lock file ({error}). Fix: restore or remove it") from error
+        try:
+            content = json.loads(data)
+            state = LockState(owner=Identity(**content.pop("owner")), **content)
+            if not isinstance(state.high_water, int):
+                raise ValueError(f"high_water {state.high_water!r}")
+            return state
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise StoreError(f"{file}: not a lock file ({error}). Fix: restore or remove it") from error
 
     def state(self) -> LockState | None:
         """The lock as it is now, whoever holds it; None if it was never taken."""
@@ -151,10 +163,15 @@ class Lock:
         """Take the lock."""
         fs.make_directories(self._directory)
         deadline = time.monotonic() + self._wait
-        while not self._try():
-            if time.monotonic() >= deadline:
-                raise self._refusal()
-            time.sleep(POLL_SECONDS)
+        _ours.add(self.token)
+        try:
+            while not self._try():
+                if time.monotonic() >= deadline:
+                    raise self.refusal()
+                time.sleep(POLL_SECONDS)
+        except BaseException:
+            _ours.discard(self.token)  # also where the file is there and could not be removed: we do not hold it
+            raise
         if self._beat:
             self._thread = threading.Thread(target=self._beats, name=f"larstore-lock-{self.name}", daemon=True)
             self._thread.start()
@@ -167,27 +184,41 @@ class Lock:
             holder = self._read(top)
             if holder is None or (holder.held and not self._may_take(top, holder)):
                 return False
+        mine = self._file(top + 1)
         try:
-            fs.write_new(self._file(top + 1), self._bytes())
+            fs.write_new(mine, self._bytes())
+            self._number = top + 1
+            older = self._numbers()
+            if older[-1] != self._number:  # somebody took a later number while old ones were being removed
+                fs.remove(mine)
+                return False
+            # Read after the link: the former holder either sees our number or has written its mark before.
+            marks = [state.high_water for n in older[:-1] if (state := self._read(n)) is not None]
+            self._state = replace(self._state, high_water=max([0, *marks]))
+            self._store()
         except fs.ExistsError:
             return False
-        self._number = top + 1
-        older = self._numbers()
-        if older[-1] != self._number:  # somebody took a later number while old ones were being removed
-            fs.remove(self._file(self._number))
-            return False
-        # Read after the link: the former holder either sees our number or has written its mark before.
-        marks = [state.high_water for n in older[:-1] if (state := self._read(n)) is not None]
-        self._state = replace(self._state, high_water=max([0, *marks]))
-        self._store(sync=True)
+        except StoreError:
+            self._forget(mine)
+            raise
         for number in older[:-1]:
             fs.remove(self._file(number))
         return True
+
+    def _forget(self, mine: Path) -> None:
+        """Take back a file that could not be completed: the older ones are there still, with their marks."""
+        try:
+            fs.remove(mine)
+        except StoreError as error:
+            log.warning("%s; the lock is free once this process has ended", error)
 
     def _may_take(self, number: int, holder: LockState) -> bool:
         gone = is_gone(holder.owner)
         if gone:
             log.warning("%s: lock %s taken over, its process %s has ended", self.path, self.name, holder.owner.pid)
+            return True
+        if holder.owner == identity() and holder.token not in _ours:
+            log.warning("%s: lock %s taken over, this process could not let go of it before", self.path, self.name)
             return True
         if gone is None and self.break_lock:
             return self._stands_still(number, holder)
@@ -196,15 +227,27 @@ class Lock:
     def _stands_still(self, number: int, holder: LockState) -> bool:
         """Watch a foreign heartbeat with our own clock."""
         log.warning("%s: watching lock %s of %s for %.0f s", self.path, self.name, holder.owner.host, STILL_SECONDS)
-        deadline = time.monotonic() + STILL_SECONDS
-        while time.monotonic() < deadline:
-            time.sleep(max(POLL_SECONDS, STILL_SECONDS / 60))
-            if self._read(number) != holder:
-                return False
+        if self._changes(number, holder, STILL_SECONDS):
+            return False
         log.warning("%s: lock %s of %s broken", self.path, self.name, holder.owner.host)
         return True
 
-    def _refusal(self) -> LockedError:
+    def _changes(self, number: int, seen: LockState, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            time.sleep(max(POLL_SECONDS, seconds / 60))
+            if self._read(number) != seen:
+                return True
+        return False
+
+    def changes_within(self, seconds: float) -> bool:
+        """Whether the lock as it is now changes within so many seconds: its heartbeat goes on, or it is let go of."""
+        numbers = self._numbers()
+        seen = self._read(numbers[-1]) if numbers else None
+        return seen is not None and self._changes(numbers[-1], seen, seconds)
+
+    def refusal(self) -> LockedError:
+        """Who holds the lock since when, as the error to raise."""
         state = self.state()
         if state is None or not state.held:
             return LockedError(f"{self.path}: lock {self.name} is in use. Fix: try again")
@@ -233,41 +276,52 @@ class Lock:
         """First shard that was never handed out."""
         return self._state.high_water
 
+    def written(self) -> float:
+        """When this lock's file was written last, in seconds by the file system's clock; ours must be held."""
+        file = self._file(self._number)
+        with fs.explained(file, "read"):
+            return file.stat().st_mtime
+
     def raise_high_water(self, mark: int) -> None:
         """Durably record that shards below ``mark`` are handed out; LockedError if the lock is no longer ours."""
         with self._mutex:
             self._state = replace(self._state, high_water=max(mark, self._state.high_water))
-            self._store(sync=True)
+            self._store()
         self.check()
 
     def _bytes(self) -> bytes:
         return json.dumps(asdict(self._state), indent=1).encode()
 
-    def _store(self, sync: bool) -> None:
-        fs.replace(self._file(self._number), self._bytes(), sync)
+    def _store(self) -> None:
+        fs.replace(self._file(self._number), self._bytes())
+
+    def beat(self) -> None:
+        """One heartbeat; LockedError if the lock is no longer ours."""
+        with self._mutex:
+            self.check()
+            self._state = replace(self._state, heartbeat=self._state.heartbeat + 1)
+            self._store()  # synced like all else: the file carries the high-water mark
 
     def _beats(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
-            with self._mutex:
-                try:
-                    self.check()
-                    self._state = replace(self._state, heartbeat=self._state.heartbeat + 1)
-                    self._store(sync=False)
-                except LockedError as error:
-                    log.error("%s", error)
-                    return
-                except StoreError as error:
-                    log.warning("heartbeat of lock %s: %s", self.name, error)
+            try:
+                self.beat()
+            except LockedError as error:
+                log.error("%s", error)
+                return
+            except StoreError as error:
+                log.warning("heartbeat of lock %s: %s", self.name, error)
 
     def release(self) -> None:
         """Let go; the file stays and keeps the high-water mark."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
+        _ours.discard(self.token)  # first: where the file cannot be written, this process may take the lock again
         with self._mutex:
             self.check()
             self._state = replace(self._state, held=False)
-            self._store(sync=True)
+            self._store()
             self._number = -1
 
     def __enter__(self) -> Self:

@@ -7,11 +7,14 @@ def inclusive_range(text: str | None, option: str) -> tuple[int, int] | None:
     """``A:B`` or ``A`` as an inclusive range; BadParameter that names ``option`` for anything else."""
     if text is None:
         return None
-    first, _, last = text.partition(":")
+    first, colon, last = text.partition(":")
     try:
-        return int(first), int(last or first)
+        values = int(first), int(last if colon else first)
     except ValueError as error:
         raise typer.BadParameter(f"{text!r}: give A:B (inclusive) or A", param_hint=option) from error
+    if values[0] > values[1]:
+        raise typer.BadParameter(f"{text!r}: is empty; give the smaller number first", param_hint=option)
+    return values
 
 
 def whole_numbers(text: str, option: str) -> tuple[int, ...]:

@@ -4,7 +4,6 @@ import json
 import os
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,9 +13,11 @@ import numpy.typing as npt
 from larstore import fs
 from larstore.commit import commit, mend_children
 from larstore.errors import StoreError
-from larstore.format import SCORE, Root, group_document, read_root, sharded_document
+from larstore.format import SCORE, group_document, sharded_document
 from larstore.image import Image
+from larstore.locations import local_path
 from larstore.locks import Lock
+from larstore.root import Root, read_root
 from larstore.selection import Selection
 from larstore.shards import Layout, encode_shard, layout_of
 from larstore.store import Store
@@ -46,7 +47,7 @@ class PredictionWriter:
     def __init__(
         self, path: str | os.PathLike[str], name: str, attributes: dict[str, Any], break_lock: bool = False
     ) -> None:
-        self.path = Path(path)
+        self.path = local_path(path)
         self.name = name
         self.attributes = dict(attributes)
         if not NAME.fullmatch(name):
@@ -70,6 +71,7 @@ class PredictionWriter:
         read_root(self.path)  # before a lock file is made: an error for what is no store
         self._lock.acquire()
         try:
+            fs.sync_tree(self.path)  # before anything rests on what a killed writer left
             self._root = read_root(self.path)
             self._resume()
         except BaseException:

@@ -1,16 +1,19 @@
 """Selections: row numbers of the index, chosen without reading a voxel; images are read when asked for."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from larstore.conditions import Conditions, Where
 from larstore.errors import StoreError
-from larstore.format import truth_bits
+from larstore.format import PLACES, truth_bits
 from larstore.image import Image
-from larstore.index import Rows
+from larstore.index import KEYS, Rows
+from larstore.splitting import first_side
 
 if TYPE_CHECKING:
     import xarray
@@ -21,14 +24,24 @@ SPLITS = {"file": ("file",), "event": ("file", "event"), "image": ("file", "even
 
 
 class Selection:
-    """Images of a store in the order of their keys. ``row_numbers`` are rows of the index."""
+    """Images of a store, in the order of their keys unless a slice says otherwise; nothing but the index is read.
 
-    def __init__(self, store: "Store", row_numbers: Rows) -> None:
+    ``row_numbers`` are rows of the index; ``conditions`` say in words how they were chosen, for the repr.
+    """
+
+    def __init__(self, store: "Store", row_numbers: Rows, conditions: tuple[str, ...] = ()) -> None:
         self.store = store
         self.row_numbers = row_numbers
+        self.conditions = conditions
 
     def __repr__(self) -> str:
-        return f"<Selection of {len(self)} images of {self.store.path}>"
+        how = "".join(f"; {condition}" for condition in self.conditions)
+        return f"<Selection of {len(self)} images of {self.store.path}{how}>"
+
+    def _repr_html_(self) -> str:
+        from larstore.notebook_views import selection_html
+
+        return selection_html(self)
 
     def __len__(self) -> int:
         return len(self.row_numbers)
@@ -41,7 +54,8 @@ class Selection:
 
     def __getitem__(self, i: "int | slice") -> "Image | Selection":
         if isinstance(i, slice):
-            return Selection(self.store, self.row_numbers[i])
+            shown = ":".join("" if bound is None else str(bound) for bound in (i.start, i.stop, i.step))
+            return Selection(self.store, self.row_numbers[i], (*self.conditions, f"[{shown.removesuffix(':')}]"))
         return Image(self.store, int(self.row_numbers[i]))
 
     def __iter__(self) -> Iterator[Image]:
@@ -52,9 +66,20 @@ class Selection:
         """The index's rows of these images, indexed by (file, event, tpc)."""
         return self.store.index_columns.frame(self.row_numbers)
 
+    @property
+    def keys(self) -> pd.MultiIndex:
+        """(file, event, tpc) of each image."""
+        return pd.MultiIndex.from_arrays([self.column(name) for name in KEYS], names=KEYS)
+
     def column(self, name: str) -> npt.NDArray[Any]:
-        """One column of the index for these images."""
+        """One column of the index for these images. DamageError where it places them outside the arrays."""
+        if name in PLACES:
+            return self.store.index_columns.place(name, self.row_numbers)
         return self.store.index_columns.column(name)[self.row_numbers]
+
+    def take(self, positions: Rows, how: str = "") -> "Selection":
+        """The images at these positions of this selection, in this order; ``how`` they were chosen, for the repr."""
+        return Selection(self.store, self.row_numbers[positions], (*self.conditions, how) if how else self.conditions)
 
     def select(
         self,
@@ -62,27 +87,28 @@ class Selection:
         events: tuple[int, int] | None = None,
         tpcs: Sequence[int] | None = None,
         query: str | None = None,
+        sample: str | Sequence[str] | None = None,
+        where: "Where | None" = None,
     ) -> "Selection":
-        """A part of this selection; see ``Store.select``."""
-        return choose(self, files, events, tpcs, query)
+        """A part of this selection; see ``Store.select``. A mask in ``where`` has an entry for each image of it."""
+        conditions = Conditions(files, events, tpcs, query, sample, where)
+        return self.take(conditions.positions(self), str(conditions))
 
     def split(self, fraction: float, seed: int, by: str = "file") -> tuple["Selection", "Selection"]:
-        """Two disjoint parts, the first with about ``fraction`` of the files ("event", "image": of these).
+        """Two disjoint parts, the first with about ``fraction`` of the images; ``by`` file, event or image.
 
-        All images of one file (event) land on the same side, and both sides get at least one. The same seed and
-        selection give the same split. Raises StoreError for a fraction outside (0, 1), or fewer than two groups.
+        All images of one file (event) land on the same side, and both sides get at least one. What lands where
+        follows from the seed and the keys alone; see ``larstore.splitting``. Raises StoreError for a fraction outside
+        (0, 1), or fewer than two groups.
         """
-        if by not in SPLITS or not 0 < fraction < 1:
-            raise StoreError(f"split({fraction}, by={by!r}): Fix: 0 < fraction < 1 and by = one of {', '.join(SPLITS)}")
-        keys = np.stack([self.column(name) for name in SPLITS[by]], axis=1)
-        groups, member = np.unique(keys, axis=0, return_inverse=True)
-        if len(groups) < 2:
-            raise StoreError(f"{self.store.path}: cannot split {len(groups)} {by}(s). Fix: split by event or image")
-        n_first = min(max(round(fraction * len(groups)), 1), len(groups) - 1)
-        chosen = np.zeros(len(groups), dtype=bool)
-        chosen[np.random.default_rng(seed).permutation(len(groups))[:n_first]] = True
-        first = chosen[member.reshape(-1)]
-        return Selection(self.store, self.row_numbers[first]), Selection(self.store, self.row_numbers[~first])
+        if by not in SPLITS or not 0 < fraction < 1 or not isinstance(seed, int | np.integer):
+            fix = f"Fix: 0 < fraction < 1, a whole number as seed, and by = one of {', '.join(SPLITS)}"
+            raise StoreError(f"split({fraction}, {seed!r}, by={by!r}): {fix}")
+        first = first_side([self.column(name) for name in SPLITS[by]], fraction, int(seed))
+        if first is None:
+            raise StoreError(f"{self!r}: cannot split fewer than two {by}s. Fix: split more images, by event or image")
+        how = f"of split({fraction}, {int(seed)}, by={by!r})"
+        return self.take(np.flatnonzero(first), f"first {how}"), self.take(np.flatnonzero(~first), f"second {how}")
 
     def read(self, i_start: int, i_stop: int, prediction: str | None = None) -> list[Image]:
         """Images i_start … i_stop - 1 with all their arrays loaded; neighbours in the store are read together.
@@ -110,17 +136,18 @@ class Selection:
         prediction: str | None,
     ) -> None:
         """Read each run of images that touch in the store at once and give every image its part."""
-        start = self.store.index_columns.column(f"{kind}_start")[numbers]
-        count = self.store.index_columns.column(f"{kind}_count")[numbers].astype(np.int64)
+        start, count = self.store.index_columns.places(kind, numbers)
+        count = count.astype(np.int64)
         order = np.argsort(start, kind="stable")
         order = order[start[order] >= 0]
         if len(order) == 0:
             return
         ends = (start + count)[order]
-        breaks = np.flatnonzero(start[order][1:] != ends[:-1]) + 1
-        for run in np.split(order, breaks):
+        breaks = (np.flatnonzero(start[order][1:] != ends[:-1]) + 1).tolist()
+        for first, last in pairwise([0, *breaks, len(order)]):
+            run = order[first:last]
             low, high = int(start[run[0]]), int((start[run] + count[run]).max())
-            arrays = {path: self.store.read_rows(path, low, high) for path in paths}
+            arrays = self.store.read_arrays(paths, low, high)
             if prediction is not None:
                 arrays[f"predictions/{prediction}/score"] = self.store.read_scores(prediction, low, high)
             for i in run:
@@ -133,39 +160,14 @@ class Selection:
 
         return dataset(self)
 
+    def to_pandas(self, rows: str = "voxels") -> pd.DataFrame:
+        """A table in memory, one row a voxel ("voxels"), truth voxel ("truth") or image ("images")."""
+        from larstore.table_views import to_pandas
 
-def _in_range(values: npt.NDArray[Any], name: str, bounds: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    try:
-        low, high = bounds
-    except (TypeError, ValueError) as error:
-        raise StoreError(f"select({name}={bounds!r}): Fix: give an inclusive range, (first, last)") from error
-    return np.asarray((values >= low) & (values <= high))
+        return to_pandas(self, rows)
 
+    def to_awkward(self) -> Any:
+        """An Awkward array in memory, one record an image; needs the package awkward. See ``larstore.table_views``."""
+        from larstore.table_views import to_awkward
 
-def choose(
-    selection: Selection,
-    files: tuple[int, int] | None,
-    events: tuple[int, int] | None,
-    tpcs: Sequence[int] | None,
-    query: str | None,
-) -> Selection:
-    """The images of ``selection`` that fit all conditions."""
-    keep = np.ones(len(selection), dtype=bool)
-    if files is not None:
-        keep &= _in_range(selection.column("file"), "files", files)
-    if events is not None:
-        keep &= _in_range(selection.column("event"), "events", events)
-    if tpcs is not None:
-        keep &= np.isin(selection.column("tpc"), list(tpcs))
-    chosen = Selection(selection.store, selection.row_numbers[keep])
-    if query is None:
-        return chosen
-    rows = chosen.rows
-    rows["_position"] = np.arange(len(rows))
-    try:
-        position = rows.query(query)["_position"].to_numpy()
-    except (ValueError, TypeError, KeyError, SyntaxError, NameError, AttributeError, NotImplementedError) as error:
-        names = ", ".join(selection.store.index_columns.names)
-        reason = str(error).splitlines()[0]
-        raise StoreError(f"select(query={query!r}): {reason}. Fix: use the columns {names}") from error
-    return Selection(selection.store, chosen.row_numbers[position])
+        return to_awkward(self)

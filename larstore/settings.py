@@ -10,7 +10,22 @@ from pydantic import BaseModel, ValidationError
 
 from larstore.errors import ConfigError
 
+BRANCHES = ("bool", "constrained-int", "float", "int", "str")  # pydantic's names of types in an error's location
 Model = TypeVar("Model", bound=BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe one, but that 1:50 and 10:00:00 are text: YAML 1.1 makes 110 and 36000 of them."""
+
+    def number_or_time(self, node: yaml.ScalarNode) -> int | float | str:
+        """A number, unless it has colons."""
+        if ":" in node.value:
+            return str(node.value)
+        return self.construct_yaml_float(node) if node.tag.endswith(":float") else self.construct_yaml_int(node)
+
+
+for _tag in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _Loader.number_or_time)
 
 
 def read_yaml(path: str | Path, example: str = "") -> dict[str, Any]:
@@ -30,7 +45,7 @@ def read_yaml(path: str | Path, example: str = "") -> dict[str, Any]:
 def parse_yaml(text: str, origin: str) -> Any:
     """Parse YAML; ``origin`` is named in the error."""
     try:
-        return yaml.safe_load(text)
+        return _Loader(text).get_single_data()
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" in line {mark.line + 1}" if mark else ""
@@ -73,7 +88,7 @@ def one_line(error: ValidationError, model: type[BaseModel], origin: str, exampl
     """The first mistake as one line: the key as the user wrote it, the value, and what would be right."""
     first, *others = error.errors(include_url=False, include_context=False)
     models, keys = _walk(model, first["loc"])
-    key = ".".join(keys) or "the whole"
+    key = ".".join(keys)
     more = f" (and {len(others)} more)" if others else ""
     if first["type"] == "extra_forbidden":
         valid = sorted({name for known in _walk(model, first["loc"][:-1])[0] for name in known.model_fields})
@@ -84,9 +99,12 @@ def one_line(error: ValidationError, model: type[BaseModel], origin: str, exampl
         return f"{origin}: {key} is missing{more}. Fix: add it" + (f"; {example} shows how" if example else "")
     value = first["input"]
     shown = f" {value!r}" if isinstance(value, (str, int, float, list, tuple)) else ""
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    message = (
+        first["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("a valid tuple", "a list in brackets")
+    )
     expected = "; give keys: " + ", ".join(models[0].model_fields) if models and first["type"] == "model_type" else ""
-    return f"{origin}: {key}{shown}: {message}{more}. Fix: correct that value{expected}"
+    where = f"{key}{shown}: " if key else ""
+    return f"{origin}: {where}{message}{more}. Fix: correct that value{expected}"
 
 
 def _walk(root: type[BaseModel], where: tuple[int | str, ...]) -> tuple[list[type[BaseModel]], list[str]]:
@@ -100,6 +118,8 @@ def _walk(root: type[BaseModel], where: tuple[int | str, ...]) -> tuple[list[typ
         if chosen:  # pydantic names the branch of a union by its tag, which is no key
             models = chosen
             continue
+        if isinstance(step, str) and ("[" in step or step in BRANCHES):
+            continue  # of a union without tags
         keys.append(str(step))
         fields = [m.model_fields[str(step)].annotation for m in models if str(step) in m.model_fields]
         models = [t for annotation in fields for t in (annotation, *get_args(annotation)) if _is_model(t)]

@@ -1,25 +1,18 @@
-"""Shards: whole files encoded in memory, and a reader that checks every index and every chunk it touches."""
+"""Shards: whole files encoded in memory, their index and chunks verified and decoded. See ``reading`` for files."""
 
-import os
-import struct
-import threading
-from collections import OrderedDict
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from larstore.codecs import CorruptError, checksum, pack, split_checksum, unpack
-from larstore.errors import DamageError, StoreError
-from larstore.format import Document
+from larstore.codecs import PACKED_EXTRA, CorruptError, checksum, pack, split_checksum, unpack_into
+from larstore.errors import DamageError
+from larstore.root_checks import MOST_CHUNK_ROWS, MOST_CHUNKS, MOST_PLANES, MOST_ROWS, Document, whole
 
 MISSING = 2**64 - 1  # offset and size of a chunk that a shard does not hold
-CACHED_CHUNKS = 16  # decoded chunks kept per array: neighbouring small images share them
-CACHED_INDICES = 4096
+MOST_BYTES = 1 << 48  # of a shard
 
 Array = npt.NDArray[Any]
 
@@ -49,7 +42,12 @@ class Layout:
     @property
     def chunk_bytes(self) -> int:
         """Size of a decoded chunk."""
-        return self.chunk_rows * int(np.prod(self.width, dtype=np.int64)) * self.dtype.itemsize
+        return self.chunk_rows * self.row_bytes
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of a row."""
+        return math.prod(self.width) * self.dtype.itemsize
 
     @property
     def index_bytes(self) -> int:
@@ -64,35 +62,59 @@ class Layout:
 def layout_of(path: str, document: Document) -> Layout:
     """Read a layout from ``zarr.json``; a document of another shape is refused with its path."""
     try:
+        return parse_layout(path, document)
+    except ValueError as error:
+        raise DamageError(f"{path}/zarr.json: {error}. Fix: see larstore verify") from error
+
+
+def parse_layout(path: str, document: Document) -> Layout:
+    """``layout_of``, with ValueError for what is no sharded array of ours."""
+    try:
         (sharding,) = document["codecs"]
         configuration = sharding["configuration"]
         *transpose, _, blosc, crc = configuration["codecs"]
         settings = blosc["configuration"]
-        shape, shard = document["shape"], document["chunk_grid"]["configuration"]["chunk_shape"]
-        chunk = configuration["chunk_shape"]
-        known = (sharding["name"], blosc["name"], crc["name"], configuration["index_location"])
-        fill = float("nan") if document["fill_value"] == "NaN" else document["fill_value"]
+        (rows, *width), (shard_rows, *shard_width) = (
+            document["shape"],
+            document["chunk_grid"]["configuration"]["chunk_shape"],
+        )
+        chunk_rows, *chunk_width = configuration["chunk_shape"]
+        codecs = (sharding["name"], *(codec["name"] for codec in transpose), blosc["name"], crc["name"])
         layout = Layout(
             path=path,
             dtype=np.dtype(document["data_type"]).newbyteorder("<"),
-            fill=fill,
-            rows=int(shape[0]),
-            width=tuple(int(n) for n in shape[1:]),
-            shard_rows=int(shard[0]),
-            chunk_rows=int(chunk[0]),
+            fill=float("nan") if document["fill_value"] == "NaN" else document["fill_value"],
+            rows=rows,
+            width=tuple(width),
+            shard_rows=shard_rows,
+            chunk_rows=chunk_rows,
             transposed=bool(transpose),
-            typesize=int(settings["typesize"]),
+            typesize=settings["typesize"],
             cname=settings["cname"],
-            clevel=int(settings["clevel"]),
+            clevel=settings["clevel"],
             shuffle=settings["shuffle"],
         )
+        _check_sizes(layout)
+        place = configuration["index_location"]
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise StoreError(
-            f"{path}/zarr.json: not a sharded array of larstore ({error!r}). Fix: see larstore verify"
-        ) from error
-    if known != ("sharding_indexed", "blosc", "crc32c", "end") or layout.shard_rows % layout.chunk_rows:
-        raise StoreError(f"{path}/zarr.json: codecs {known} are not larstore's. Fix: see larstore verify")
+        raise ValueError(f"{path} is no sharded array of larstore ({type(error).__name__}: {error})") from error
+    known = ("sharding_indexed", *["transpose"] * layout.transposed, "blosc", "crc32c")
+    if codecs != known or place != "end" or document.get("node_type") != "array":
+        raise ValueError(f"{path}: codecs {ascii(codecs)[:100]} are not larstore's")
+    if not width == shard_width == chunk_width or shard_rows % chunk_rows:
+        raise ValueError(f"{path}: shards and chunks do not fit its shape")
     return layout
+
+
+def _check_sizes(layout: Layout) -> None:
+    """ValueError for sizes that no array of ours has; arrays that version 1 does not know come here unchecked."""
+    whole(layout.rows, 0, MOST_ROWS, "rows")
+    whole(layout.chunk_rows, 1, MOST_CHUNK_ROWS, "chunk_rows")
+    whole(layout.shard_rows, layout.chunk_rows, layout.chunk_rows * MOST_CHUNKS, "shard_rows")
+    if layout.dtype.kind not in "biuf" or len(layout.width) > 1 or layout.transposed > len(layout.width):
+        raise ValueError(f"type {layout.dtype}, {len(layout.width) + 1} dimensions")
+    for width in layout.width:
+        whole(width, 1, MOST_PLANES, "width")
 
 
 def encode_shard(layout: Layout, values: Array) -> bytes:
@@ -115,147 +137,27 @@ def encode_shard(layout: Layout, values: Array) -> bytes:
     return b"".join([*parts, table, checksum(table)])
 
 
-def decode_chunk(layout: Layout, blob: bytes) -> Array:
-    """One chunk's rows, (chunk_rows, *width); raises CorruptError."""
-    flat = np.frombuffer(unpack(blob, layout.chunk_bytes), dtype=layout.dtype)
-    if layout.transposed:
-        return flat.reshape(layout.width[0], layout.chunk_rows).T
-    return flat.reshape(layout.chunk_rows, *layout.width)
+def decode_chunk(layout: Layout, blob: bytes | memoryview, out: Array) -> None:
+    """Decode a whole chunk to ``out``, (chunk_rows, *width) in C order; raises CorruptError."""
+    if not layout.transposed:
+        unpack_into(blob, out)
+        return
+    columns = np.empty((layout.width[0], layout.chunk_rows), dtype=layout.dtype)
+    unpack_into(blob, columns)
+    for number, column in enumerate(columns):  # one at a time: numpy is 7 times slower with all at once
+        out[:, number] = column
 
 
-def decode_index(layout: Layout, table: bytes, body_bytes: int) -> npt.NDArray[np.uint64]:
-    """(chunks, 2) offset and size, verified; ``body_bytes`` = size of the file before its index."""
+def decode_index(layout: Layout, table: bytes, body_bytes: int = MOST_BYTES) -> npt.NDArray[np.uint64]:
+    """(chunks, 2) offset and size, verified; ``body_bytes`` = size of the file before its index, if it is known."""
     index = np.frombuffer(split_checksum(table), dtype="<u8").reshape(layout.chunks, 2)
     present = index[:, 0] != MISSING
     offset, size = index[present, 0], index[present, 1]
     if bool((offset > body_bytes).any()) or bool((size > np.uint64(body_bytes) - offset).any()):
         raise CorruptError("its index points outside the file")
+    if bool((size > layout.chunk_bytes + PACKED_EXTRA).any()):
+        raise CorruptError(f"its index has a chunk of {size.max()} bytes, more than a chunk can have")
+    order = np.argsort(offset)
+    if bool((offset[order][1:] < (offset + size)[order][:-1]).any()):
+        raise CorruptError("chunks of its index overlap")
     return index
-
-
-class ShardDamageError(DamageError):
-    """Damage in a sharded array. ``what`` names file, array and shard; ``images`` those that were being read."""
-
-    def __init__(self, what: str, images: str, fix: str) -> None:
-        super().__init__(f"{what}; images {images}. {fix}")
-        self.what = what
-        self._parts = (what, images, fix)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return ShardDamageError, self._parts
-
-
-_pool_lock = threading.Lock()
-_pool: tuple[int, ThreadPoolExecutor] | None = None
-
-
-def pool() -> ThreadPoolExecutor:
-    """Threads that decode; made anew in a forked process, where the parent's do not exist."""
-    global _pool
-    with _pool_lock:
-        if _pool is None or _pool[0] != os.getpid():
-            _pool = (os.getpid(), ThreadPoolExecutor(min(8, os.cpu_count() or 1), "larstore-decode"))
-        return _pool[1]
-
-
-class ShardReader:
-    """Reads rows of one sharded array. Whatever is missing or fails a checksum is a DamageError, never a number.
-
-    ``owners(start, stop)`` names the images in a range of rows, for the messages.
-    """
-
-    def __init__(self, root: Path, layout: Layout, owners: Callable[[int, int], str]) -> None:
-        self.root = root
-        self.layout = layout
-        self._owners = owners
-        self._indices: OrderedDict[int, npt.NDArray[np.uint64]] = OrderedDict()
-        self._chunks: OrderedDict[int, Array] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def read(self, start: int, stop: int) -> Array:
-        """Rows [start, stop) as an array (rows, *width)."""
-        layout = self.layout
-        if start < 0 or stop > layout.rows:
-            raise self._damage(start, stop, f"rows {start}:{stop} lie outside the array's {layout.rows}")
-        out = np.empty((max(stop - start, 0), *layout.width), dtype=layout.dtype.newbyteorder("="))
-        if stop <= start:
-            return out
-        numbers = range(start // layout.chunk_rows, (stop - 1) // layout.chunk_rows + 1)
-
-        def copy(number: int) -> None:
-            first = number * layout.chunk_rows
-            low, high = max(start, first), min(stop, first + layout.chunk_rows)
-            keep = low > first or high < first + layout.chunk_rows  # shared with a neighbour: worth keeping
-            out[low - start : high - start] = self._chunk(number, keep, start, stop)[low - first : high - first]
-
-        if len(numbers) <= 2:
-            for number in numbers:
-                copy(number)
-        else:
-            list(pool().map(copy, numbers))
-        return out
-
-    def _chunk(self, number: int, keep: bool, start: int, stop: int) -> Array:
-        with self._lock:
-            if number in self._chunks:
-                self._chunks.move_to_end(number)
-                return self._chunks[number]
-        shard, inner = divmod(number, self.layout.chunks)
-        entry = self._index(shard, start, stop)[inner]
-        if entry[0] == MISSING:  # a shard is never rewritten, so this is what was (not) stored
-            raise self._damage(start, stop, f"chunk {inner} of shard {shard} is missing", shard)
-        chunk = self._decode(number, entry, start, stop)
-        if keep:
-            with self._lock:
-                self._chunks[number] = chunk
-                while len(self._chunks) > CACHED_CHUNKS:
-                    self._chunks.popitem(last=False)
-        return chunk
-
-    def _decode(self, number: int, entry: npt.NDArray[np.uint64], start: int, stop: int) -> Array:
-        shard, inner = divmod(number, self.layout.chunks)
-        blob = self._bytes(shard, int(entry[0]), int(entry[1]), start, stop)[0]
-        try:
-            return decode_chunk(self.layout, blob)
-        except CorruptError as error:
-            raise self._damage(start, stop, f"chunk {inner} of shard {shard}: {error}", shard) from error
-
-    def _index(self, shard: int, start: int, stop: int) -> npt.NDArray[np.uint64]:
-        with self._lock:
-            if shard in self._indices:
-                return self._indices[shard]
-        table, size = self._bytes(shard, -self.layout.index_bytes, self.layout.index_bytes, start, stop)
-        try:
-            index = decode_index(self.layout, table, size - self.layout.index_bytes)
-        except (CorruptError, ValueError, struct.error) as error:
-            raise self._damage(start, stop, f"index of shard {shard}: {error}", shard) from error
-        with self._lock:
-            self._indices[shard] = index
-            while len(self._indices) > CACHED_INDICES:
-                self._indices.popitem(last=False)
-        return index
-
-    def _bytes(self, shard: int, offset: int, size: int, start: int, stop: int) -> tuple[bytes, int]:
-        """Bytes of a shard's file (a negative offset counts from its end) and the file's size."""
-        path = self.root / self.layout.file(shard)
-        try:
-            try:
-                descriptor = os.open(path, os.O_RDONLY)
-            except FileNotFoundError:
-                list(os.scandir(path.parent))  # a network file system may remember that it was not there yet
-                descriptor = os.open(path, os.O_RDONLY)
-            try:
-                total = os.fstat(descriptor).st_size
-                position = offset if offset >= 0 else max(total + offset, 0)
-                return os.pread(descriptor, size, position), total
-            finally:
-                os.close(descriptor)
-        except FileNotFoundError as error:
-            raise self._damage(start, stop, f"shard {shard} is missing", shard) from error
-        except OSError as error:
-            raise self._damage(start, stop, f"shard {shard} cannot be read ({error.strerror})", shard) from error
-
-    def _damage(self, start: int, stop: int, what: str, shard: int | None = None) -> DamageError:
-        file = self.root / (self.layout.path if shard is None else self.layout.file(shard))
-        fix = f"Fix: restore the file, or list all damage with 'larstore verify {self.root}'"
-        return ShardDamageError(f"{file}: array {self.layout.path}, {what}", self._owners(start, stop), fix)

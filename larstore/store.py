@@ -2,34 +2,41 @@
 
 import os
 import threading
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from pydantic import TypeAdapter, ValidationError
 
 from larstore import table
+from larstore.conditions import Where
 from larstore.errors import DamageError, StoreError
-from larstore.format import FAILURE_COLUMNS, INPUT_COLUMNS, Root, kind_of, read_root
+from larstore.format import FAILURE_COLUMNS, INPUT_COLUMNS, kind_of
 from larstore.geometry import WIRE_COLUMNS, Geometry, TpcGeometry
 from larstore.image import Image
 from larstore.index import Index
-from larstore.selection import Selection, choose
-from larstore.shards import ShardReader, layout_of
+from larstore.locations import Place, Url, place_of
+from larstore.reading import CHECKED_BYTES, ShardReader, read_together
+from larstore.root import Root, read_root
+from larstore.selection import Selection
+from larstore.shards import layout_of
 
 
-def open(path: str | os.PathLike[str]) -> "Store":
-    """Open a store for reading. Raises StoreError (no store, newer format) or DamageError (root damaged)."""
-    return Store(Path(path))
+def open(path: str | os.PathLike[str] | Url, storage_options: Mapping[str, Any] | None = None) -> "Store":
+    """Open a store for reading: a path, or a URL that fsspec knows (``http://``, ``s3://``, …) and its options.
+
+    Raises StoreError (no store, newer format) or DamageError (root damaged).
+    """
+    return Store(place_of(path, storage_options))
 
 
 class Store:
     """One commit of a store. Pickles as its path and root document: a worker process sees the same commit."""
 
-    def __init__(self, path: Path, root: Root | None = None) -> None:
-        self.path = path
+    def __init__(self, path: Place, root: Root | None = None) -> None:
+        self.path: Any = path  # what a writer is given is a Path
         self.root = read_root(path) if root is None else root
         self.index_columns = Index(path, self.root)
         self._readers: dict[str, ShardReader] = {}
@@ -43,6 +50,11 @@ class Store:
     def __repr__(self) -> str:
         a = self.attributes
         return f"<Store {self.path}: {len(self)} images, {a['detector']}, commit {a['commit']}>"
+
+    def _repr_html_(self) -> str:
+        from larstore.notebook_views import store_html
+
+        return store_html(self)
 
     def __len__(self) -> int:
         return len(self.index_columns.live)
@@ -93,12 +105,7 @@ class Store:
     @property
     def predictions(self) -> dict[str, dict[str, Any]]:
         """Name of each prediction -> its attributes (config, checkpoint_sha256, done shards, …)."""
-        found = {}
-        for path, node in self.root.nodes.items():
-            group, _, name = path.partition("/")
-            if group == "predictions" and name and "/" not in name:
-                found[name] = dict(node["attributes"])
-        return found
+        return {name: dict(self.root.nodes[f"predictions/{name}"]["attributes"]) for name in self.root.predictions}
 
     @property
     def geometry(self) -> Geometry:
@@ -116,8 +123,15 @@ class Store:
                 wires[name] = np.stack(parts, axis=1)
             else:
                 wires[name] = self._column(f"geometry/{name}")
-        frames = self.root.nodes["geometry"]["attributes"]["tpcs"]
-        tpcs = {int(number): TpcGeometry.model_validate(frame) for number, frame in frames.items()}
+        frames = self.root.nodes["geometry"]["attributes"].get("tpcs")
+        try:
+            tpcs = TypeAdapter(dict[int, TpcGeometry]).validate_python(frames)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise DamageError(
+                f"{self.path}/geometry: attribute tpcs.{where}: {first['msg']}. Fix: restore the root from a copy"
+            ) from error
         geometry = Geometry(self.attributes["detector"], wires, tpcs)
         if geometry.hash != self.attributes["geometry_hash"]:
             raise DamageError(
@@ -134,12 +148,23 @@ class Store:
         events: tuple[int, int] | None = None,
         tpcs: Sequence[int] | None = None,
         query: str | None = None,
+        sample: str | Sequence[str] | None = None,
+        where: "Where | None" = None,
     ) -> Selection:
-        """The images with file and event in inclusive ranges, a TPC of ``tpcs``, and for which ``query`` holds.
+        """The images that fit all conditions; only the index is read, and an empty result is fine.
 
-        ``query`` is an expression over the index's columns, e.g. ``"voxel_count > 500"``. An empty result is fine.
+        Args:
+            files, events: inclusive ranges, (first, last).
+            tpcs: any of these TPCs.
+            query: an expression over the index's columns, e.g. ``"voxel_count > 500"``.
+            sample: made from an input of this sample, or of one of these; see ``inputs``.
+            where: a mask, one boolean an image in the index's order, or a function of the index's table that returns
+                one. Query and function see the images that fit all other conditions.
+
+        Raises:
+            StoreError: a condition that makes no sense for this store, such as a sample that it does not have.
         """
-        return choose(Selection(self, self.index_columns.live), files, events, tpcs, query)
+        return Selection(self, self.index_columns.live).select(files, events, tpcs, query, sample, where)
 
     def image(self, file: int, event: int, tpc: int) -> Image:
         """One image by its key; StoreError if the store has none."""
@@ -172,17 +197,25 @@ class Store:
         """Rows [start, stop) of a sharded array; DamageError where they are missing or fail a checksum."""
         return self.reader(path).read(start, stop)
 
+    def read_arrays(self, paths: Sequence[str], start: int, stop: int) -> dict[str, npt.NDArray[Any]]:
+        """``read_rows`` of several arrays with one kind of rows: path -> rows [start, stop)."""
+        arrays = read_together([self.reader(path) for path in paths], start, stop)
+        return dict(zip(paths, arrays, strict=True))
+
     def read_scores(self, name: str, start: int, stop: int) -> npt.NDArray[np.float32]:
         """Scores of rows [start, stop), NaN in shards that prediction ``name`` has not committed."""
-        if name not in self.predictions:
+        group = self.root.nodes.get(f"predictions/{name}")
+        if group is None:
             known = ", ".join(sorted(self.predictions)) or "none"
             raise StoreError(
                 f"{self.path}: no prediction {name!r}, known: {known}. Fix: run 'larstore infer --name {name}'"
             )
         reader = self.reader(f"predictions/{name}/score")
-        out = np.full(stop - start, np.nan, dtype=np.float32)
+        if 4 * (stop - start) > CHECKED_BYTES:  # before memory is taken: are there such voxels
+            self.reader("voxels/coords").expect(start, stop)
+        out = np.full(max(stop - start, 0), np.nan, dtype=np.float32)
         size = reader.layout.shard_rows
-        for first, last in self.predictions[name]["done"]:
+        for first, last in group["attributes"]["done"]:
             low, high = max(start, first * size), min(stop, (last + 1) * size, reader.layout.rows)
             if low < high:
                 out[low - start : high - start] = reader.read(low, high)

@@ -1,4 +1,4 @@
-"""The store's own commands: info, index, verify, diff. Heavy imports wait until a command runs."""
+"""The store's own commands: info, index, verify, diff, status. Heavy imports wait until a command runs."""
 
 import json
 from pathlib import Path
@@ -6,26 +6,32 @@ from typing import Annotated
 
 import typer
 
-from larstore.option_values import inclusive_range, whole_numbers
+from larstore.selection_options import Events, Files, Query, Samples, Tpcs, choose
 from larstore.terminal import result_console
 
-Path_ = Annotated[Path, typer.Argument(help="A store (a directory ending in .zarr).", show_default=False)]
+Path_ = Annotated[
+    Path, typer.Argument(help="A store (a directory ending in .zarr), or the URL of one.", show_default=False)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 PANEL = "Commands of larstore"
+SHOWN_FAILURES = 10
 
 
 def info(
     path: Path_,
-    provenance: Annotated[bool, typer.Option("--provenance", help="Add software versions and settings.")] = False,
+    provenance: Annotated[
+        bool, typer.Option("--provenance", help="Add versions, configuration, commits, inputs, checkpoints.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """What a store holds: detector, settings, counts, predictions, failures.
+    """What a store holds: detector, settings, counts, predictions, failures, and where it all came from.
 
-    Example: larstore info run.zarr
+    Example: larstore info run.zarr --provenance
     """
     from rich.table import Table
     from rich.text import Text
 
+    from larstore.provenance import lines_of, provenance_of
     from larstore.store import open
 
     store = open(path)
@@ -44,23 +50,30 @@ def info(
         shown["truth columns"] = list(store.root.truth_columns)
     if store.root.pixels:
         shown["pixels"] = int(part.column("pixel_count").sum(dtype="int64"))
-    if provenance:
-        shown["provenance"] = store.attributes["provenance"]
+    origin = provenance_of(store) if provenance else {}
     if as_json:
-        typer.echo(json.dumps(shown, indent=1))
+        typer.echo(json.dumps(shown | origin, indent=1))
         return
-    grid = Table(title=str(path), show_header=False)
+    grid = Table(title=str(store.path), show_header=False)
     for key, value in shown.items():
         grid.add_row(key, Text(value if isinstance(value, str) else json.dumps(value)))
     result_console().print(grid)
+    errors = store.failures["error"].tolist()
+    for error in errors[:SHOWN_FAILURES]:
+        typer.echo(f"failed: {error}")
+    if len(errors) > SHOWN_FAILURES:
+        typer.echo(f"… and {len(errors) - SHOWN_FAILURES} more in larstore.open({str(store.path)!r}).failures")
+    for line in lines_of(origin):
+        typer.echo(line)
 
 
 def index(
     path: Path_,
-    files: Annotated[str | None, typer.Option(help="Only files A:B, inclusive.", metavar="A:B")] = None,
-    events: Annotated[str | None, typer.Option(help="Only events A:B, inclusive.", metavar="A:B")] = None,
-    tpcs: Annotated[str | None, typer.Option(help="Only these TPCs.", metavar="N,N…")] = None,
-    query: Annotated[str | None, typer.Option(help='Only images for which it holds, e.g. "voxel_count > 500".')] = None,
+    files: Files = None,
+    events: Events = None,
+    tpcs: Tpcs = None,
+    query: Query = None,
+    sample: Samples = None,
     limit: Annotated[int, typer.Option(help="Print at most so many rows; 0 prints all.", min=0)] = 50,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV with all columns.")] = False,
 ) -> None:
@@ -70,11 +83,8 @@ def index(
     """
     from rich.table import Table
 
-    from larstore.store import open
-
-    numbers = None if tpcs is None else whole_numbers(tpcs, "--tpcs")
-    ranges = inclusive_range(files, "--files"), inclusive_range(events, "--events")
-    rows = open(path).select(*ranges, numbers, query).rows
+    part = choose(path, files, events, tpcs, query, sample)
+    rows = part.rows
     total = len(rows)
     rows = (rows.head(limit) if limit else rows).reset_index()
     if csv:
@@ -82,7 +92,9 @@ def index(
     else:
         sums = [name for name in rows.columns if name.startswith("charge_sum_")]
         names = ["file", "event", "tpc", "voxel_count", "truth_count", *sums, "truth_sum", "n_bad_channels", "run"]
-        grid = Table(*names, title=str(path))
+        grid = Table(title=str(part.store.path))
+        for name in names:
+            grid.add_column(name, overflow="fold")  # a number that is cut short is another one
         for values in rows[names].itertuples(index=False):
             grid.add_row(*(f"{value:.6g}" if isinstance(value, float) else str(value) for value in values))
         result_console().print(grid)
@@ -111,7 +123,7 @@ def verify(
             typer.echo(f"note: {note}")
         what = "metadata, index and tables" if fast else "everything"
         found = f"{what} as it should be" if report.ok else f"{len(report.problems)} problem(s)"
-        typer.echo(f"{path}: {report.images} images, {report.voxels} voxels, {found}")
+        typer.echo(f"{report.path}: {report.images} images, {report.voxels} voxels, {found}")
     if not report.ok:
         raise typer.Exit(1)
 
@@ -135,7 +147,35 @@ def diff(
         raise typer.Exit(1)
 
 
+def status(
+    path: Annotated[Path, typer.Argument(help="A store on this machine's file systems.", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """How the run that writes to a store is getting on, from any terminal; exit 1 if it failed or was killed.
+
+    Example: larstore status run.zarr
+    """
+    from dataclasses import asdict
+
+    from rich.table import Table
+    from rich.text import Text
+
+    from larstore.status import run_status
+
+    found = run_status(path)
+    if as_json:
+        typer.echo(json.dumps(asdict(found) | {"verdict": found.verdict}, indent=1))
+    else:
+        typer.echo(f"{path}: {found.verdict}")
+        grid = Table(show_header=False)
+        for key, value in found.lines():
+            grid.add_row(key, Text(value))
+        result_console().print(grid)
+    if found.lost:
+        raise typer.Exit(1)
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    for command in (info, index, verify, diff):
+    for command in (info, index, verify, diff, status):
         app.command(rich_help_panel=PANEL)(command)

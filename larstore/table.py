@@ -1,18 +1,30 @@
 """Tables that only grow (index, inputs, failures): an array per column, a file per chunk, read whole and checked."""
 
-import struct
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from larstore.codecs import BYTES_CODEC, CRC_CODEC, blosc_codec, decode_text, encode_text, pack, unpack
-from larstore.errors import DamageError
+from larstore.codecs import (
+    BYTES_CODEC,
+    CRC_CODEC,
+    PACKED_EXTRA,
+    CorruptError,
+    blosc_codec,
+    decode_text,
+    encode_text,
+    pack,
+    unpack,
+)
+from larstore.errors import DamageError, StoreError
 from larstore.format import Document, array_document
+from larstore.locations import READERS, Place, Url, read_file
 
 Column = npt.NDArray[Any]
-TEXT_BYTES = 2**31 - 64  # most that a blosc chunk can hold
+TEXT_BYTES = 2**27  # of a chunk of text: 8 kB a row of inputs/
 NOTHING: dict[str, Any] = {"bool": False, "string": ""}  # fill values of what is no number
 
 
@@ -39,6 +51,10 @@ def _encode(document: Document, values: Column) -> bytes:
     if kind == "string":
         full = np.concatenate([values.astype(object), np.full(padding, "", dtype=object)])
         data: Any = encode_text(full)
+        if len(data) > TEXT_BYTES:
+            raise StoreError(
+                f"{len(data)} bytes of text where {TEXT_BYTES} fit a chunk. Fix: shorter paths and messages"
+            )
     else:
         dtype = np.dtype(kind).newbyteorder("<")
         data = np.full(chunk_rows, _fill(document), dtype=dtype)
@@ -46,34 +62,63 @@ def _encode(document: Document, values: Column) -> bytes:
     return pack(data, blosc["typesize"], blosc["cname"], blosc["clevel"], blosc["shuffle"])
 
 
-def _read_chunk(root: Path, path: str, document: Document, number: int, rows: int) -> Column:
+def _read_chunks(root: Place, path: str, document: Document, numbers: Sequence[int]) -> list[bytes]:
+    """The files of some chunks, as they are."""
+    kind, chunk_rows = document["data_type"], document["chunk_grid"]["configuration"]["chunk_shape"][0]
+    limit = PACKED_EXTRA + (TEXT_BYTES if kind == "string" else chunk_rows * np.dtype(kind).itemsize)
+
+    def read(number: int) -> bytes:
+        file = root / f"{path}/c/{number}"
+        try:
+            return read_file(file, limit)
+        except OSError as error:
+            what = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
+            raise DamageError(
+                f"{file}: chunk {number} of column {path} {what} ({error.strerror}). {_fix(root)}"
+            ) from error
+
+    if isinstance(root, Url) and len(numbers) > 1:
+        with ThreadPoolExecutor(READERS) as pool:
+            return list(pool.map(read, numbers))
+    return [read(number) for number in numbers]
+
+
+def _fix(root: Place) -> str:
+    return f"Fix: restore the file, or list all damage with 'larstore verify {root}'"
+
+
+def _decode_chunk(root: Place, path: str, document: Document, number: int, blob: bytes, rows: int) -> Column:
     """The first ``rows`` rows of a chunk."""
     kind, chunk_rows = document["data_type"], document["chunk_grid"]["configuration"]["chunk_shape"][0]
-    file = root / path / "c" / str(number)
-    fix = f"Fix: restore the file, or list all damage with 'larstore verify {root}'"
-    try:
-        blob = file.read_bytes()
-    except OSError as error:
-        raise DamageError(f"{file}: chunk {number} of column {path} is missing ({error.strerror}). {fix}") from error
     try:
         if kind == "string":
             return decode_text(unpack(blob, TEXT_BYTES, exact=False), rows)
         dtype = np.dtype(kind).newbyteorder("<")
-        values = np.frombuffer(unpack(blob, chunk_rows * dtype.itemsize), dtype=dtype)[:rows]
-        return values.astype(dtype.newbyteorder("="), copy=False)
-    except (ValueError, struct.error) as error:
-        raise DamageError(f"{file}: chunk {number} of column {path}: {error}. {fix}") from error
+        data = unpack(blob, chunk_rows * dtype.itemsize)
+        if kind == "bool" and np.frombuffer(data, np.uint8).max() > 1:
+            raise CorruptError("holds what is neither true nor false")
+        return np.frombuffer(data, dtype=dtype)[:rows].astype(dtype.newbyteorder("="), copy=False)
+    except ValueError as error:
+        file = root / f"{path}/c/{number}"
+        raise DamageError(f"{file}: chunk {number} of column {path}: {error}. {_fix(root)}") from error
 
 
-def read_column(root: Path, path: str, document: Document) -> Column:
+def read_column(root: Place, path: str, document: Document) -> Column:
     """All rows of a column, (rows,); text as an object array of str. Raises DamageError."""
     rows = int(document["shape"][0])
     chunk_rows = document["chunk_grid"]["configuration"]["chunk_shape"][0]
-    kind = document["data_type"]
-    out: Column = np.empty(rows, dtype=object if kind == "string" else np.dtype(kind))
-    for number, start in enumerate(range(0, rows, chunk_rows)):
+    numbers = range(-(-rows // chunk_rows))
+    # Memory is taken for what is there, not for what the root claims.
+    blobs = [b for i in numbers[::READERS] for b in _read_chunks(root, path, document, numbers[i : i + READERS])]
+    dtype = np.dtype(object if document["data_type"] == "string" else document["data_type"])
+    try:
+        out: Column = np.empty(rows, dtype=dtype)
+    except MemoryError as error:
+        raise StoreError(f"{root}: column {path} of {rows} rows does not fit the memory. {_fix(root)}") from error
+    for number, blob in enumerate(blobs):
+        start = number * chunk_rows
         stop = min(start + chunk_rows, rows)
-        out[start:stop] = _read_chunk(root, path, document, number, stop - start)
+        out[start:stop] = _decode_chunk(root, path, document, number, blob, stop - start)
     return out
 
 
@@ -86,6 +131,7 @@ def appended(root: Path, path: str, document: Document, values: Column) -> dict[
     chunk_rows = document["chunk_grid"]["configuration"]["chunk_shape"][0]
     first, kept = divmod(rows, chunk_rows)
     if kept:
-        values = np.concatenate([_read_chunk(root, path, document, first, kept), values])
+        (blob,) = _read_chunks(root, path, document, [first])
+        values = np.concatenate([_decode_chunk(root, path, document, first, blob, kept), values])
     starts = range(0, len(values), chunk_rows)
     return {f"{path}/c/{first + i}": _encode(document, values[s : s + chunk_rows]) for i, s in enumerate(starts)}

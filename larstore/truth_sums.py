@@ -9,10 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from larstore.errors import ConfigError, InputError
+from larstore.coordinates import LARGEST, check_downsample
+from larstore.errors import InputError
 from larstore.image import pack
-
-LARGEST = 65_534  # coordinates of a store are below its mark of empty rows
 
 
 class TruthBlocks(NamedTuple):
@@ -46,9 +45,7 @@ def truth_blocks(
         ConfigError: ``downsample`` is not three whole numbers of 1 or more.
         InputError: arrays of other shapes or types, or coordinates outside 0 … 65,534.
     """
-    if len(downsample) != 3 or any(int(step) != step or step < 1 for step in downsample):
-        raise ConfigError(f"downsample = {tuple(downsample)}. Fix: give three whole numbers of 1 or more, as in 5,5,5")
-    steps = np.array([min(int(step), LARGEST + 1) for step in downsample])
+    steps = np.array([min(step, LARGEST + 1) for step in check_downsample(downsample)])
     tiled = pack(_voxels("coords", coords) // steps)
     keys = pack(_voxels("truth_coords", truth_coords) // steps)
     numbers = np.asarray(values)

@@ -3,7 +3,6 @@
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,20 +11,14 @@ import numpy.typing as npt
 
 from larstore import fs
 from larstore.block import BlockFull, layouts, write_block
-from larstore.commit import commit, expect_file, mend_children
+from larstore.commit import commit, mend_children, written
 from larstore.errors import DamageError, LockedError, StoreError
-from larstore.format import (
-    FAILURE_COLUMNS,
-    INPUT_COLUMNS,
-    PIXEL_INDEX_COLUMNS,
-    Root,
-    read_root,
-    row_arrays,
-    truth_bits,
-)
+from larstore.format import FAILURE_COLUMNS, INPUT_COLUMNS, PIXEL_INDEX_COLUMNS, row_arrays, truth_bits
 from larstore.index import CommittedKeys, Key
+from larstore.locations import local_path
 from larstore.locks import Lock
 from larstore.records import BlockSpec, Failure, ImageRows, InputFile, Receipt
+from larstore.root import Root, read_root
 from larstore.store import Store
 from larstore.table import appended
 
@@ -40,7 +33,7 @@ class StoreWriter:
     """
 
     def __init__(self, path: str | os.PathLike[str], break_lock: bool = False) -> None:
-        self.path = Path(path)
+        self.path = local_path(path)
         self.keys = CommittedKeys()
         self.file_numbers: dict[str, int] = {}
         self._lock = Lock(self.path, "images", break_lock=break_lock)
@@ -52,6 +45,7 @@ class StoreWriter:
         read_root(self.path)  # before a lock file is made: an error for what is no store
         self._lock.acquire()
         try:
+            fs.sync_tree(self.path)  # before anything rests on what a killed writer left
             root = read_root(self.path)
             mend_children(self.path, root, self._lock.check)
             self._load(root)
@@ -98,29 +92,32 @@ class StoreWriter:
             self._root.pixels,
         )
 
-    def commit(self, receipts: Sequence[Receipt], failures: Sequence[Failure] = ()) -> None:
+    def commit(self, receipts: Sequence[Receipt], failures: Sequence[Failure] = (), gone: Iterable[Key] = ()) -> None:
         """Check the receipts against the files from here, then make their images and the failures visible at once.
 
-        An image whose key is committed already takes the older one's place. Raises DamageError if a file is not what
-        its receipt says, LockedError if the lock was lost; the store is as before then.
+        An image whose key is committed already takes the older one's place. ``gone``: keys of images that this commit
+        takes away, as where a unit that is made again has fewer events; their rows stay on disk. Raises DamageError if
+        a file is not what its receipt says, LockedError if the lock was lost; the store is as before then.
         """
         for receipt in receipts:
             self._check_receipt(receipt)
         rows = [row for receipt in receipts for row in receipt.images]
         inputs = [item for receipt in receipts for item in receipt.inputs]
-        if rows or failures or inputs:
-            self._append(rows, inputs, failures, deleted=False)
+        lost = self._gone(gone)
+        if rows or failures or inputs or lost:
+            self._append(rows, inputs, failures, lost)
 
     def delete(self, keys: Iterable[Key]) -> None:
         """Commit that these images are gone; their rows stay on disk. StoreError for a key that is not there."""
+        self.commit((), gone=keys)
+
+    def _gone(self, keys: Iterable[Key]) -> list[ImageRows]:
         chosen = sorted(set(keys))
         unknown = [key for key in chosen if key not in self.keys]
         if unknown:
             raise StoreError(f"{self.path}: no image {unknown[0]} to delete. Fix: delete committed images only")
         n_planes = len(self._root.planes)
-        rows = [_no_image(key, n_planes) for key in chosen]
-        if rows:
-            self._append(rows, [], (), deleted=True)
+        return [_no_image(key, n_planes) for key in chosen]
 
     def _check_receipt(self, receipt: Receipt) -> None:
         spec = receipt.spec
@@ -144,17 +141,20 @@ class StoreWriter:
                     f"{self.path}: receipt for shard {spec.first_shard} exceeds its block. Fix: run it again"
                 )
             shards = range(spec.first_shard, -(-position // spec.shard_rows))
-            expected |= {layout.file(s) for path, layout in layouts(spec).items() if path in arrays for s in shards}
+            given = (layout for path, layout in layouts(self._root, spec).items() if path in arrays)
+            expected |= {layout.file(shard) for layout in given for shard in shards}
         if expected != set(receipt.files):
             raise DamageError(f"{self.path}: receipt for shard {spec.first_shard} names other files. Fix: run it again")
         for name, (n_bytes, sha256) in receipt.files.items():
             file = self.path / name
-            found = expect_file(file)
-            if found != n_bytes or hashlib.sha256(file.read_bytes()).hexdigest() != sha256:
-                raise DamageError(f"{file}: {found} bytes that differ from what the worker wrote. Fix: run it again")
+            data = written(file)
+            if len(data) != n_bytes or hashlib.sha256(data).hexdigest() != sha256:
+                raise DamageError(
+                    f"{file}: {len(data)} bytes that differ from what the worker wrote. Fix: run it again"
+                )
 
     def _append(
-        self, rows: list[ImageRows], inputs: list[InputFile], failures: Sequence[Failure], deleted: bool
+        self, rows: list[ImageRows], inputs: list[InputFile], failures: Sequence[Failure], gone: list[ImageRows]
     ) -> None:
         numbers = dict(self._inputs)
         new_inputs = []
@@ -178,7 +178,7 @@ class StoreWriter:
             tables = {
                 "inputs": (INPUT_COLUMNS, _input_table(new_inputs)),
                 "failures": (FAILURE_COLUMNS, _failure_table(failures, a["commit"])),
-                "index": (None, _index_table(rows, by_path, root, deleted)),
+                "index": (None, _index_table([*gone, *rows], len(gone), by_path, root)),
             }
             changed = []
             for group, (_, table) in tables.items():
@@ -190,7 +190,8 @@ class StoreWriter:
         root = commit(self.path, self._lock, change)
         self._root, self._commit, self._inputs = root, int(root.attributes["images_commit"]), numbers
         self.file_numbers |= {item.path: item.file for item in inputs}
-        self.keys.note(((row.file, row.event, row.tpc) for row in rows), not deleted)
+        for part, there in ((gone, False), (rows, True)):
+            self.keys.note(((row.file, row.event, row.tpc) for row in part), there)
 
     def _append_table(self, root: Root, group: str, table: dict[str, npt.NDArray[Any]]) -> list[str]:
         """Write a table's new rows and lengthen it in the root; returns the columns that grew."""
@@ -252,9 +253,9 @@ def _failure_table(failures: Sequence[Failure], number: int) -> dict[str, npt.ND
 
 
 def _index_table(
-    rows: list[ImageRows], by_path: dict[str, int], root: Root, deleted: bool
+    rows: list[ImageRows], n_gone: int, by_path: dict[str, int], root: Root
 ) -> dict[str, npt.NDArray[Any]]:
-    """The index's new rows, column by column."""
+    """The index's new rows, column by column; the first ``n_gone`` are of images that are deleted."""
     plain = ("file", "event", "tpc", "voxel_count", "truth_count", "run", "subrun", "n_bad_channels")
     table: dict[str, npt.NDArray[Any]] = {n: np.array([getattr(r, n) for r in rows], np.int32) for n in plain}
     for name in ("voxel_start", "truth_start", "event_id"):
@@ -262,7 +263,7 @@ def _index_table(
     table["input"] = np.array([by_path.get(r.input, -1) for r in rows], np.int32)
     table["truth_sum"] = np.array([r.truth_sum for r in rows], np.float64)
     table["commit"] = np.full(len(rows), root.attributes["commit"], np.int32)
-    table["deleted"] = np.full(len(rows), deleted)
+    table["deleted"] = np.arange(len(rows)) < n_gone
     if root.truth_columns:
         table["truth_columns"] = np.array([truth_bits(r.truth_columns) for r in rows], np.int32)
     if root.pixels:

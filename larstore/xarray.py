@@ -1,7 +1,8 @@
 """Stores as xarray Datasets: gaps closed, labelled, lazy; a CF contiguous ragged array."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ import xarray as xr
 from xarray.backends import BackendArray, BackendEntrypoint
 from xarray.core import indexing
 
-from larstore.format import ATTRIBUTE, truth_bits
+from larstore.errors import StoreError
+from larstore.format import ATTRIBUTE, CHUNK_ROWS, truth_bits
+from larstore.image_index import ImageIndex
 from larstore.index import KEYS, Rows
+from larstore.locations import place_of
 from larstore.selection import Selection
 from larstore.store import open
 
@@ -42,24 +46,33 @@ class RaggedArray(BackendArray):
         self._read = read
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-        """Any indexer of xarray's; only basic ones are asked of ``_basic``."""
-        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.BASIC, self._basic)
+        """Any indexer of xarray's; only outer ones, sorted and not negative, are asked of ``_outer``."""
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._outer)
 
-    def _basic(self, key: tuple[Any, ...]) -> Array:
+    def _outer(self, key: tuple[Any, ...]) -> Array:
         rows, *rest = key
         if isinstance(rows, slice):
             low, high, step = rows.indices(self.shape[0])  # xarray turns negative steps round itself
             found: Array = self._rows(low, max(low, high))[(slice(None, None, step), *rest)]
+        elif isinstance(rows, np.ndarray):
+            found = self._scattered(rows)[(slice(None), *rest)]
         else:
             row = int(rows) % self.shape[0]
             found = self._rows(row, row + 1)[(0, *rest)]
         return found
 
+    def _scattered(self, rows: Rows) -> Array:
+        """Some rows, sorted; those that lie near each other are read at once."""
+        near = np.split(rows, np.flatnonzero(np.diff(rows) > CHUNK_ROWS) + 1)
+        found = [self._rows(int(part[0]), int(part[-1]) + 1)[part - part[0]] for part in near if len(part)]
+        return np.concatenate([np.empty((0, *self.shape[1:]), self.dtype), *found])
+
     def _rows(self, low: int, high: int) -> Array:
         """Rows [low, high) of the closed-up array; runs that touch in the store are read at once."""
-        out = np.full((high - low, *self.shape[1:]), self._fill, dtype=self.dtype)
-        if high <= low:
-            return out
+        try:
+            out = np.empty((high - low, *self.shape[1:]), dtype=self.dtype)  # takes memory as it is filled
+        except MemoryError as error:
+            raise StoreError(f"{high - low} rows do not fit the memory. Fix: select fewer images") from error
         images = np.arange(np.searchsorted(self._ends, low, "right") - 1, np.searchsorted(self._ends, high, "left"))
         first = np.maximum(self._ends[images], low)
         last = np.minimum(self._ends[images + 1], high)
@@ -68,38 +81,47 @@ class RaggedArray(BackendArray):
         first, last, stored = first[filled], last[filled], stored[filled]
         together = (stored[1:] == (stored + last - first)[:-1]) & (first[1:] == last[:-1])
         breaks = np.flatnonzero(~together) + 1
-        for a, b in zip([0, *breaks], [*breaks, len(stored)], strict=True):
+        done = 0
+        for a, b in zip([0, *breaks], [*breaks, len(stored)], strict=True) if len(stored) else ():
             n = int(last[b - 1] - first[a])
             begin = int(first[a]) - low
             out[begin : begin + n] = self._read(int(stored[a]), int(stored[a]) + n)
+            out[done:begin] = self._fill
+            done = begin + n
+        out[done:] = self._fill
         return out
+
+
+def ragged_variable(
+    selection: Selection, path: str, kind: str, dimensions: tuple[str, ...], name: str | None = None, **attrs: Any
+) -> xr.Variable:
+    """Rows of the selected images of a sharded array, lazy; ``name`` is that of the prediction for its scores."""
+    store = selection.store
+    layout = store.reader(path).layout
+    start = selection.column(f"{kind}_start")
+    count = selection.column(f"{kind}_count").astype(np.int64)
+    column = path.removeprefix("pixels/truth_").removeprefix("truth/")
+    if column in store.root.truth_columns:
+        start = np.where(selection.column("truth_columns") & truth_bits([column]), start, -1)
+
+    def read(low: int, high: int) -> Array:
+        return store.read_rows(path, low, high) if name is None else store.read_scores(name, low, high)
+
+    array = RaggedArray(start, count, layout.width, layout.dtype.newbyteorder("="), read, layout.fill)
+    return xr.Variable(dimensions, indexing.LazilyIndexedArray(array), attrs)
 
 
 def dataset(selection: Selection) -> xr.Dataset:
     """A selection as a Dataset.
 
     Dimensions image, voxel, true_voxel, plane, axis. ``voxel_count`` (image) says how many rows of ``voxel`` belong
-    to each image, one after the other; ``truth_count`` likewise. Truth is NaN where it is not known, and so is
-    ``truth_collected``; unknown ``truth_pdg`` and ``truth_track`` are -2^31. Predictions are ``score_NAME`` (voxel).
-    Everything but the index is read when it is asked for.
+    to each image, one after the other; ``truth_count`` likewise. ``sel`` by file, event and tpc takes the rows of the
+    chosen images along; ``image_of_voxel`` (voxel) is the position of each row's image. Truth is NaN where it is not
+    known, and so is ``truth_collected``; unknown ``truth_pdg`` and ``truth_track`` are -2^31. Predictions are
+    ``score_NAME`` (voxel). Everything but the index is read when it is asked for.
     """
     store, attributes = selection.store, selection.store.attributes
-    units = attributes["units"]
-
-    def ragged(path: str, kind: str, dimensions: tuple[str, ...], name: str | None = None, **attrs: Any) -> xr.Variable:
-        layout = store.reader(path).layout
-        start = selection.column(f"{kind}_start")
-        count = selection.column(f"{kind}_count").astype(np.int64)
-        column = path.removeprefix("truth/")
-        if column in store.root.truth_columns:
-            start = np.where(selection.column("truth_columns") & truth_bits([column]), start, -1)
-
-        def read(low: int, high: int) -> Array:
-            return store.read_rows(path, low, high) if name is None else store.read_scores(name, low, high)
-
-        array = RaggedArray(start, count, layout.width, layout.dtype.newbyteorder("="), read, layout.fill)
-        return xr.Variable(dimensions, indexing.LazilyIndexedArray(array), attrs)
-
+    units, ragged = attributes["units"], partial(ragged_variable, selection)
     variables: dict[str, Any] = {
         "coords": ragged(
             "voxels/coords", "voxel", ("voxel", "axis"), units="voxel", voxel_mm=str(attributes["voxel_mm"])
@@ -121,7 +143,8 @@ def dataset(selection: Selection) -> xr.Dataset:
             variables[name] = ("image", selection.column(name))
     variables["voxel_count"] = ("image", selection.column("voxel_count"), {"sample_dimension": "voxel"})
     variables["truth_count"] = ("image", selection.column("truth_count"), {"sample_dimension": "true_voxel"})
-    coordinates: dict[str, Any] = {name: ("image", selection.column(name), {"long_name": name}) for name in KEYS}
+    counts = {"voxel": selection.column("voxel_count"), "true_voxel": selection.column("truth_count")}
+    coordinates = ImageIndex({name: selection.column(name) for name in KEYS}, counts).coordinates()
     coordinates["plane"] = ("plane", np.array(store.root.planes))
     coordinates["axis"] = ("axis", np.array(["x", "y", "z"]))
     described = {"Conventions": "CF-1.11", "detector": attributes["detector"]}
@@ -132,7 +155,17 @@ class LarstoreBackend(BackendEntrypoint):
     """``xarray.open_dataset(path, engine="larstore")``."""
 
     description = "larstore: sparse images of LArTPC events"
-    open_dataset_parameters = ("filename_or_obj", "drop_variables", "files", "events", "tpcs", "query")
+    supports_groups = True
+    open_dataset_parameters = (
+        "filename_or_obj",
+        "drop_variables",
+        "files",
+        "events",
+        "tpcs",
+        "query",
+        "sample",
+        "storage_options",
+    )
 
     def open_dataset(  # type: ignore[override]
         self,
@@ -143,15 +176,37 @@ class LarstoreBackend(BackendEntrypoint):
         events: tuple[int, int] | None = None,
         tpcs: list[int] | None = None,
         query: str | None = None,
+        sample: str | list[str] | None = None,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> xr.Dataset:
-        """The images that ``Store.select`` chooses with the same arguments."""
-        found = dataset(open(filename_or_obj).select(files, events, tpcs, query))
+        """The images that ``Store.select`` chooses with the same arguments, of the store that ``open`` opens."""
+        found = dataset(open(filename_or_obj, storage_options).select(files, events, tpcs, query, sample))
         dropped = [drop_variables] if isinstance(drop_variables, str) else list(drop_variables or [])
+        if found.xindexes.keys() & set(dropped):  # an index needs all its coordinates
+            found = found.drop_indexes(list(found.xindexes.get_all_coords(KEYS[0])))
         return found.drop_vars(dropped, errors="ignore")
 
+    def open_datatree(  # type: ignore[override]
+        self,
+        filename_or_obj: str | os.PathLike[str],
+        *,
+        drop_variables: str | Iterable[str] | None = None,
+        **chosen: Any,
+    ) -> xr.DataTree:
+        """The whole store: ``images`` as ``open_dataset`` gives them, and what goes with them; see ``xarray_tree``."""
+        from larstore.xarray_tree import groups
+
+        dropped = [drop_variables] if isinstance(drop_variables, str) else list(drop_variables or [])
+        images = self.open_dataset(filename_or_obj, drop_variables=dropped, **chosen)
+        options = chosen.pop("storage_options", None)
+        others = groups(open(filename_or_obj, options).select(**chosen))
+        return xr.DataTree.from_dict(
+            {n: d.drop_vars(dropped, errors="ignore") for n, d in others.items()} | {"images": images}
+        )
+
     def guess_can_open(self, filename_or_obj: Any) -> bool:
-        """Whether this is a store of ours."""
+        """Whether this is a store of ours; a URL is not asked, so that ``engine`` must be given for it."""
         if not isinstance(filename_or_obj, str | os.PathLike):
             return False
-        root = Path(filename_or_obj) / "zarr.json"
-        return root.is_file() and f'"{ATTRIBUTE}"'.encode() in root.read_bytes()[:4096]
+        root = place_of(filename_or_obj) / "zarr.json"
+        return isinstance(root, Path) and root.is_file() and f'"{ATTRIBUTE}"'.encode() in root.read_bytes()[:4096]
