@@ -12,12 +12,14 @@ _PUBLIC = {
     "simulate": "preprocess.simulation",
     "run": "preprocess.runner",
     "redownsample": "preprocess.downsampling",
+    "join": "preprocess.joining.joining",
     "make_cluster": "preprocess.cluster",
     "open_source": "preprocess.sources",
     "open_depos": "preprocess.sources",
 }
 __all__ = [
     "Tiler",
+    "join",
     "load_detector",
     "make_cluster",
     "open_depos",

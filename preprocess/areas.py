@@ -4,7 +4,6 @@ import numpy as np
 from numba import njit
 
 TILE = 4  # pixels a side: 16 = the bits of a mask
-LANES = 16  # entries of a block of areas
 PERMILLE = 1000  # areas are kept in thousandths of a pixel
 
 
@@ -68,18 +67,62 @@ def cut_area(y, z, pixel, ny, nz, low, high, begin, end, polygons):  # type: ign
 
 
 @njit(cache=True, nogil=True)
+def pack_tile(  # type: ignore[no-untyped-def]
+    columns, shares, n, marks, write, entry, row, first, out_column, out_pixels, out_layer, out_area
+):  # fmt: skip
+    """Entries and layers of one plane in a tile from its n columns' areas; returns how many of each.
+
+    Where a pixel is divided in two, a layer holds the first part, and the other column has the rest. What is divided
+    further has a layer for each part. ``marks`` (3, 16) is scratch.
+    """
+    halved, seen, layer = marks[0], marks[1], marks[2]
+    for bit in range(TILE * TILE):
+        parts, total = 0, 0
+        for i in range(n):
+            permille = int(np.rint(shares[i, bit]))
+            parts += permille > 0
+            total += max(0, permille)
+        halved[bit] = parts == 2 and total == PERMILLE
+        seen[bit] = 0
+    n_entries, n_layers = 0, 1
+    for i in range(n):
+        for bit in range(TILE * TILE):
+            layer[bit] = -1
+            if int(np.rint(shares[i, bit])) > 0:
+                layer[bit] = 0 if halved[bit] else seen[bit]
+                n_layers = max(n_layers, layer[bit] + 1)
+        for k in range(n_layers):
+            pixels = 0
+            for bit in range(TILE * TILE):
+                if layer[bit] == k:
+                    pixels |= 1 << bit
+                    if seen[bit] and halved[bit]:
+                        pixels |= 1 << bit + TILE * TILE
+                    elif write:
+                        out_area[row + k, bit] = int(np.rint(shares[i, bit]))
+                    seen[bit] += 1
+            if pixels:
+                if write:
+                    out_column[entry + n_entries] = columns[i]
+                    out_pixels[entry + n_entries] = pixels
+                    out_layer[entry + n_entries] = row + k - first
+                n_entries += 1
+    return n_entries, n_layers
+
+
+@njit(cache=True, nogil=True)
 def fill_plane(  # type: ignore[no-untyped-def]
     ny, nz, low, high, begin, end, column, none, grid, patches_z, columns, shares, write, sizes,
-    first, tile_block, out_column, out_mask, out_area,
+    layers, first, out_column, out_pixels, out_layer, out_area,
 ):  # fmt: skip
-    """Areas of one plane, tile by tile: counts the entries to ``sizes``, or writes them from row ``sizes`` on.
+    """Areas of one plane, tile by tile: counts entries to ``sizes`` and layers to ``layers``, or writes from there on.
 
-    ``first``: row of the tile's first entry, of whatever plane; ``tile_block``: first block of its areas.
+    ``first``: row of the tile's first layer, of whatever plane.
     """
     origin_y, origin_z, pixel, n_y, n_z = grid
     a, b = pixel * abs(ny), pixel * abs(nz)
     shift = pixel * (min(ny, 0.0) + min(nz, 0.0))
-    polygons = np.empty((4, 16))
+    polygons, marks = np.empty((4, 16)), np.empty((3, TILE * TILE), np.int64)
     for tile in range(sizes.shape[0]):
         patch = tile >> 6
         y0, z0 = TILE * (8 * (patch // patches_z) + ((tile >> 3) & 7)), TILE * (8 * (patch % patches_z) + (tile & 7))
@@ -125,20 +168,8 @@ def fill_plane(  # type: ignore[no-untyped-def]
                 for i in range(used):
                     rest -= shares[i, bit]
                 shares[used, bit] = rest if y < rows and z < cols else 0.0
-        entry = sizes[tile] if write else 0
-        for i in range(used + 1):
-            mask = 0
-            for bit in range(TILE * TILE):
-                permille = int(np.rint(shares[i, bit]))
-                if permille > 0:
-                    if write:
-                        lane = np.int64(entry) - np.int64(first[tile])
-                        out_area[np.int64(tile_block[tile]) + lane // LANES, bit, lane % LANES] = permille
-                    mask |= 1 << bit
-            if mask:
-                if write:
-                    out_column[entry] = columns[i]
-                    out_mask[entry] = mask
-                entry += 1
-        if not write:
-            sizes[tile] = entry
+        out = out_column, out_pixels, out_layer, out_area
+        if write:
+            pack_tile(columns, shares, used + 1, marks, True, sizes[tile], layers[tile], first[tile], *out)
+        else:
+            sizes[tile], layers[tile] = pack_tile(columns, shares, used + 1, marks, False, 0, 0, 0, *out)

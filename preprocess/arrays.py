@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from larstore.coordinates import check_downsample
 from larstore.errors import ConfigError, InputError
 from larstore.format import voxel_size_mm
-from preprocess.coordinates import check_downsample
 from preprocess.detector.model import Tpc
 from preprocess.voxels import Tiler, Voxels
 

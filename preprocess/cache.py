@@ -20,7 +20,7 @@ from preprocess.strips import Strips, strips_of
 
 log = logging.getLogger(__name__)
 
-MAGIC = b"LAROVLP3"
+MAGIC = b"LAROVLP4"
 CODE = ("areas", "overlap", "strips")  # modules on which the areas depend
 ALIGN = 64  # bytes, so that mapped arrays are aligned
 

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from larstore.errors import ConfigError
 from larstore.option_values import inclusive_range, whole_numbers
 from larstore.terminal import result_console
 
@@ -128,30 +127,52 @@ def preprocess(
         str | None, typer.Option(metavar="FILE|1,2,3", help="Bad channels: numbers, or a file of CHANNEL [FIRST END].")
     ] = None,
     zero_channels: Annotated[
-        str | None, typer.Option(metavar="keep|bad", help="Channels with nothing but zeros in an event [keep].")
+        str | None,
+        typer.Option(metavar="keep|bad", help="Channels with nothing but zeros in an event; by default keep."),
     ] = None,
     max_voxels: Annotated[int | None, typer.Option(min=1, help="The most voxels of an image [20000000].")] = None,
     save_pix: Annotated[
         bool, typer.Option("--save-pix", help="Keep the full resolution too, for `larstore redownsample`.")
     ] = False,
+    charge_bits: Annotated[
+        int | None, typer.Option(min=1, max=22, help="Round charges to so many bits of mantissa; 9: to 1e-3.")
+    ] = None,
     scale: Annotated[float | None, typer.Option(help="Factor to electrons; default: the format's own.")] = None,
     tag: Annotated[str | None, typer.Option(help="Tag of the frames, where a file holds several.")] = None,
     sample: Annotated[str | None, typer.Option(help="Name of the sample, recorded with the inputs.")] = None,
-    cluster: Annotated[str, typer.Option(help="Where the workers run.")] = "local",
-    workers: Workers = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="local|FILE.yaml|ADDRESS", help="Where the workers run; configs/clusters has examples."),
+    ] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(metavar="N|MIN:MAX", help="Workers, or jobs of the cluster; default: one for each core."),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of a worker that tile an event [1].")] = None,
+    log: Annotated[Path | None, typer.Option(help="File that gets a line a minute; default: beside the store.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML with any of these settings.")] = None,
     overrides: Overrides = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and stop.")] = False,
+    redo: Annotated[
+        bool, typer.Option("--redo", help="Make the images of these inputs again, also of changed inputs.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be done, what it costs, and the job script; then stop.")
+    ] = False,
+    driver_job: Annotated[
+        bool, typer.Option("--driver-job", help="Submit this command as a job of the cluster, and stop.")
+    ] = False,
     break_lock: Annotated[bool, typer.Option("--break-lock", help="Take over the lock of a dead host.")] = False,
 ) -> None:
     """Tile wire read-outs into a store; run again, it does only what is missing.
 
     Example: larstore preprocess sim -o run.zarr --detector protodune-sp --tpcs 1
     """
-    from preprocess.config import load_run_config
-    from preprocess.progress import print_plan, run_with_progress
+    from preprocess.config import load_run_config, parse_workers
 
+    try:
+        parse_workers(workers)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--workers") from error
     options: dict[str, Any] = {
         "inputs": inputs or None,
         "output": output,
@@ -168,27 +189,42 @@ def preprocess(
         "zero_channels": zero_channels,
         "max_voxels": max_voxels,
         "save_pix": save_pix or None,
+        "charge_bits": charge_bits,
         "scale": scale,
         "tag": tag,
         "sample": sample,
+        "cluster": cluster,
         "workers": workers,
         "threads": threads,
+        "log": log,
     }
     for name, value in (("INPUT…", inputs), ("-o", output), ("--detector", detector)):
         if not value and config is None:
             raise typer.BadParameter("is needed, here or in --config", param_hint=name)
     settings = load_run_config(config, options, overrides)
-    if cluster != "local":
-        raise ConfigError(f"--cluster {cluster}: unknown. Fix: 'local' is the only kind of this version")
     if dry_run:
-        print_plan(settings)
+        from preprocess.dry_run import print_plan
+
+        print_plan(settings, redo)
         return
+    if driver_job:
+        from preprocess.run_command import submit
+
+        print(submit(settings, [argument for argument in sys.argv[1:] if argument != "--driver-job"], redo))
+        return
+    from preprocess.run_command import run_and_print
+
     try:
-        complete = run_with_progress(settings, break_lock)
+        summary = run_and_print(settings, break_lock, redo)
     except KeyboardInterrupt as interrupt:
-        print(
-            f"larstore: stopped. {settings.output} keeps what is committed; run it again for the rest", file=sys.stderr
-        )
+        print(_stopped(settings.output), file=sys.stderr)
         raise typer.Exit(130) from interrupt
-    if not complete:
+    if summary.units_left:
+        print(_stopped(settings.output), file=sys.stderr)
+        raise typer.Exit(130)
+    if summary.units_failed:
         raise typer.Exit(1)
+
+
+def _stopped(output: Path) -> str:
+    return f"larstore: stopped. {output} keeps what is committed; run it again for the rest"

@@ -1,11 +1,14 @@
 """Settings of a pre-processing run: which inputs, how they are tiled, and how the work is cut."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from larstore.coordinates import LARGEST
 from larstore.format import CHUNK_ROWS, SHARD_ROWS
+from larstore.locations import local_path
 from larstore.settings import apply_overrides, check, read_yaml
 from preprocess.bad_channels import Entry, ZeroChannels, fingerprint, resolve
 from preprocess.detector import load_detector
@@ -14,6 +17,22 @@ from preprocess.sources.options import MissingChannels, Orientation, ReadOptions
 from preprocess.threads import default_threads
 
 PositiveInt = Annotated[int, Field(ge=1)]
+Downsample = Annotated[int, Field(ge=1, le=LARGEST)]
+MOST_THREADS = 1024
+Workers = int | tuple[int, int]
+
+
+def parse_workers(value: Any) -> Any:
+    """A number as it is, the text MIN:MAX as a pair. Raises ValueError for other text, none, and an empty range."""
+    if isinstance(value, str):
+        parts = value.split(":")
+        if len(parts) > 2 or not all(part.strip().isdecimal() for part in parts):
+            raise ValueError(f"{value!r}: write a number, or MIN:MAX")
+        value = int(parts[0]) if len(parts) == 1 else tuple(map(int, parts))
+    bounds = [value] if isinstance(value, int) else list(value) if isinstance(value, (tuple, list)) else []
+    if bounds and not (bounds[-1] >= 1 and 0 <= bounds[0] <= bounds[-1]):
+        raise ValueError(f"{':'.join(map(str, bounds))}: at least 1, or MIN:MAX with MIN not above MAX")
+    return value
 
 
 class RunConfig(BaseModel):
@@ -40,11 +59,19 @@ class RunConfig(BaseModel):
         max_voxels: the most that an image may have; a unit with a larger one fails, and the error has the number.
         threads: threads that tile an event, in each worker; by default NUMBA_NUM_THREADS, else 1.
         save_pix: keep each image at full resolution too, for `larstore redownsample`.
+        charge_bits: round the mantissas of charges to so many bits: 9 keep 1e-3 of each in two thirds of the room.
         max_pixels: the most that an image may then have, as max_voxels; each takes 19 bytes of memory.
         scale, sign, tick_us, orientation, tag, missing_channels: how files are read, see ``ReadOptions``.
         shard_rows, chunk_rows: layout of a new store (see the format page).
-        task_bytes: small units are put together up to so many input bytes a task.
-        workers: worker processes of the local cluster; by default one for each core, or for each ``threads`` cores.
+        task_bytes: small units are put together up to so many input bytes a task; by default up to a shard of voxels,
+            or a minute's work.
+        retries: tries after the first one of a unit that something unforeseen befell: a file system that stumbles,
+            a fault of the program. What is wrong with a file itself is not tried again.
+        retry_seconds: before the first of them; each further one waits four times as long.
+        cluster: "local", the YAML of a cluster, or the address of a Dask scheduler.
+        workers: workers, or jobs, as a number or as "MIN:MAX"; by default one for each core of this machine, or for
+            each ``threads`` cores, and what the cluster's YAML says elsewhere.
+        log: file that gets a line a minute, and what goes wrong; by default the output's name with ".log".
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,25 +86,30 @@ class RunConfig(BaseModel):
     first_file: Annotated[int, Field(ge=0)] = 1
     file_pattern: str | None = None
     sample: str = ""
-    downsample: tuple[PositiveInt, PositiveInt, PositiveInt] = (8, 4, 4)
-    threshold: float = 1.0
+    downsample: tuple[Downsample, Downsample, Downsample] = (8, 4, 4)
+    threshold: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     min_live_planes: PositiveInt = 2
     bad_channels: tuple[Entry, ...] = ()
     zero_channels: ZeroChannels = "keep"
     max_voxels: PositiveInt = 20_000_000
-    threads: PositiveInt = Field(default_factory=default_threads)
+    threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] = Field(default_factory=default_threads)
     save_pix: bool = False
+    charge_bits: Annotated[int | None, Field(ge=1, le=22)] = None
     max_pixels: PositiveInt = 100_000_000
-    scale: float | None = None
+    scale: Annotated[float | None, Field(allow_inf_nan=False)] = None
     sign: Literal[1, -1] = 1
-    tick_us: Annotated[float | None, Field(gt=0)] = None
+    tick_us: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
     orientation: Orientation = "auto"
     tag: str | None = None
     missing_channels: MissingChannels = "refuse"
     shard_rows: PositiveInt = SHARD_ROWS
     chunk_rows: PositiveInt = CHUNK_ROWS
-    task_bytes: PositiveInt = 16_000_000
-    workers: PositiveInt | None = None
+    task_bytes: PositiveInt | None = None
+    retries: Annotated[int, Field(ge=0)] = 2
+    retry_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5.0
+    cluster: str = "local"
+    workers: Annotated[Workers | None, BeforeValidator(parse_workers)] = None
+    log: Path | None = None
 
     @field_validator("truth", mode="before")
     @classmethod
@@ -91,6 +123,33 @@ class RunConfig(BaseModel):
     def _one_is_a_list(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
 
+    @field_validator("tpcs", "downsample", mode="before")
+    @classmethod
+    def _numbers_are_lists(cls, value: Any) -> Any:
+        if isinstance(value, str) and re.fullmatch(r"\d+(, ?\d+)*", value):  # of --set tpcs=1,5
+            return tuple(map(int, value.split(",")))
+        return (value,) if isinstance(value, int) else value
+
+    @field_validator("files", mode="before")
+    @classmethod
+    def _range_is_a_pair(cls, value: Any) -> Any:
+        match = re.fullmatch(r"(\d+)(?::(\d+))?", value) if isinstance(value, str) else None
+        if match is not None:
+            return int(match[1]), int(match[2] or match[1])
+        return (value, value) if isinstance(value, int) else value
+
+    @field_validator("scale")
+    @classmethod
+    def _scale_is_not_nothing(cls, value: float | None) -> float | None:
+        if value == 0:
+            raise ValueError("makes nothing of every charge; give the factor from the file's unit to electrons")
+        return value
+
+    @field_validator("output")
+    @classmethod
+    def _output_is_local(cls, value: Path) -> Path:
+        return local_path(value)
+
     @field_validator("bad_channels", mode="before")
     @classmethod
     def _channels_are_the_detectors(cls, value: Any, info: ValidationInfo) -> tuple[Entry, ...]:
@@ -103,6 +162,12 @@ class RunConfig(BaseModel):
     def _range_is_ordered(self) -> Self:
         if self.files is not None and self.files[0] > self.files[1]:
             raise ValueError(f"files {self.files[0]}:{self.files[1]} is empty; write first:last, both inclusive")
+        return self
+
+    @model_validator(mode="after")
+    def _shards_are_of_whole_chunks(self) -> Self:
+        if self.shard_rows % self.chunk_rows:
+            raise ValueError(f"shard_rows {self.shard_rows} is no multiple of chunk_rows {self.chunk_rows}")
         return self
 
     @property

@@ -6,17 +6,24 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 import larstore
 from larstore.block import shards_needed
+from larstore.coordinates import check_downsample
 from larstore.errors import StoreError
-from larstore.records import Failure, ImageRecord, InputFile
-from preprocess.coordinates import check_downsample
+from larstore.locations import local_path
+from larstore.records import Failure, ImageRecord
+from preprocess.derived import (
+    create_derived,
+    failures_of,
+    inputs_by_file,
+    refuse_difference,
+    refuse_itself,
+    settings_of,
+)
 from preprocess.pixels import downsample_pixels, voxelise_points
 from preprocess.truth import truth_at
 
@@ -80,15 +87,16 @@ def redownsample(
     """
     started = time.monotonic()
     chosen, steps = check(source, output, downsample, files, tpcs)
-    store, target = chosen.store, Path(output)
+    store, target = chosen.store, local_path(output)
     if not target.exists():
-        _create(store, target, steps)
+        origin = {"downsample": store.attributes["downsample"]}
+        create_derived(store, target, "redownsampled", origin, store.geometry, steps)
     done = Redownsampled()
     with larstore.StoreWriter(target, break_lock=break_lock) as writer:
         _refuse_other_inputs(chosen, larstore.open(target))
         todo = [i for i in range(len(chosen)) if chosen[i].key not in writer.keys]
         done.images_before = len(chosen) - len(todo)
-        inputs = _inputs(store)
+        inputs = inputs_by_file(store)
         block = _Block()
 
         def commit() -> None:
@@ -189,26 +197,13 @@ def _refuse_without_pixels(chosen: larstore.Selection) -> None:
         )
 
 
-def _settings(store: larstore.Store) -> dict[str, Any]:
-    """What all images of a store share, but for the downsampling."""
-    a = store.attributes
-    settings: dict[str, Any] = dict(a["provenance"].get("tiling", {}))
-    settings |= {name: a[name] for name in ("units", "planes", "geometry_hash")}
-    return settings | {"truth_columns": list(store.root.truth_columns)}
-
-
 def _refuse_other_settings(source: larstore.Store, target: Path, steps: tuple[int, int, int]) -> None:
-    if target.resolve() == source.path.resolve():
-        raise StoreError(f"{target}: is the source itself. Fix: write to another store")
+    refuse_itself(source, target)
     output = larstore.open(target)
-    wanted = _settings(source) | {"downsample": list(steps), "save_pix": False}
-    found = _settings(output) | {"downsample": output.attributes["downsample"], "save_pix": output.root.pixels}
-    for key in {**wanted, **found}:
-        if found.get(key) != wanted.get(key):
-            raise StoreError(
-                f"{target}: holds images with {key} = {found.get(key)}, this makes {wanted.get(key)}. "
-                "Fix: write to another store"
-            )
+    wanted, found = (settings_of(each) | {"geometry_hash": each.geometry.hash} for each in (source, output))
+    wanted |= {"downsample": list(steps), "save_pix": False}
+    found |= {"downsample": output.attributes["downsample"], "save_pix": output.root.pixels}
+    refuse_difference(target, found, wanted)
 
 
 def _refuse_other_inputs(chosen: larstore.Selection, output: larstore.Store) -> None:
@@ -235,49 +230,9 @@ def _input_names(store: larstore.Store) -> list[tuple[str, str]]:
     return [*zip(store.inputs["path"], store.inputs["sha256"], strict=True), ("", "")]
 
 
-def _create(source: larstore.Store, target: Path, steps: tuple[int, int, int]) -> None:
-    a = source.attributes
-    origin = {
-        "store": str(source.path.resolve()),
-        "commit": a["commit"],
-        "downsample": a["downsample"],
-        "larstore": version("larstore"),
-    }
-    larstore.create(
-        target,
-        geometry=source.geometry,
-        downsample=steps,
-        units=a["units"],
-        provenance=a["provenance"] | {"redownsampled": origin},
-        planes=a["planes"],
-        shard_rows=a["shard_rows"],
-        chunk_rows=a["chunk_rows"],
-        truth_columns=source.root.truth_columns,
-    )
-
-
-def _inputs(store: larstore.Store) -> dict[int, list[InputFile]]:
-    """The input files by their number."""
-    found: dict[int, list[InputFile]] = {}
-    columns = ("path", "file", "size", "sha256", "sample")
-    for path, file, size, sha256, sample in zip(*(store.inputs[name].tolist() for name in columns), strict=True):
-        found.setdefault(file, []).append(InputFile(path, file, size, sha256, sample))
-    return found
-
-
 def _new_failures(
     source: larstore.Store, output: larstore.Store, files: tuple[int, int] | None, tpcs: Sequence[int] | None
 ) -> list[Failure]:
-    """The source's failures of these files and TPCs that the output does not know yet; tpc -1 is of all TPCs."""
-
-    def rows(store: larstore.Store) -> list[Failure]:
-        columns = (store.failures[name].tolist() for name in ("file", "tpc", "input", "error"))
-        return [Failure(*values) for values in zip(*columns, strict=True)]
-
-    known = set(rows(output))
-    first, last = files or (0, 2**63)
-    return [
-        each
-        for each in rows(source)
-        if each not in known and first <= each.file <= last and (tpcs is None or each.tpc in (-1, *tpcs))
-    ]
+    """The source's failures of these files and TPCs that the output does not know yet."""
+    known = set(failures_of(output))
+    return [each for each in failures_of(source, files, tpcs) if each not in known]

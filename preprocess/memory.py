@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from preprocess import tiling
-from preprocess.areas import LANES, TILE
+from preprocess.areas import TILE
 from preprocess.detector.model import Tpc
 from preprocess.overlap import PATCH, Overlaps, grid_of
 from preprocess.scanning import list_columns, list_rows
@@ -65,7 +65,7 @@ def new_scratch(tpc: Tpc, overlaps: Overlaps, steps: tuple[int, int, int]) -> Sc
         at_least=np.zeros(n_planes + 1, np.uint64),
         tiles=np.zeros(grid.n_tiles, np.int32),
         active=np.zeros(grid.n_tiles, np.uint16),
-        shares=np.zeros(len(overlaps.entry_column) + LANES, np.uint16),
+        shares=np.zeros(len(overlaps.entry_column), np.uint16),
         overlap=np.zeros(n_columns + n_planes, np.int64),
         density=np.zeros(n_columns + n_planes, np.float64),
         touched=np.zeros(n_columns + n_planes + 1, np.int32),  # one more: a kernel writes before it knows

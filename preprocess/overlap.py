@@ -2,21 +2,23 @@
 
 Pixels are grouped into tiles of 4 × 4, so that a channel's pixels in a tile are one 16-bit mask; tiles into patches of
 8 × 8, so that a channel's tiles in a patch are one 64-bit mask. An *entry* is a (tile, plane, column) with at least one
-pixel. A pixel's areas for 16 entries of its tile lie side by side, as one vector register holds them.
+pixel. Areas are kept by *layer*: one number a pixel, as a border that cuts a pixel in two says both columns' areas.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from preprocess.areas import LANES, TILE, fill_plane
+from larstore.errors import ConfigError
+from preprocess.areas import PERMILLE, TILE, fill_plane
 from preprocess.detector.model import Tpc
 from preprocess.strips import Strips
 
 PATCH = 8  # tiles a side: 64 = the bits of a mask
+MOST_LAYERS = 255  # of a tile: they are counted in a byte
 
 
 class Grid(NamedTuple):
@@ -50,9 +52,12 @@ class Overlaps(NamedTuple):
         tile_start: (tiles * planes + 1,) uint32; plane p's entries in a tile begin at ``[tile * planes + p]``, columns
             ascending.
         entry_column: (entries,) uint32 column.
-        entry_mask: (entries,) uint16 pixels of the tile with a share of the column.
-        tile_block: (tiles + 1,) uint32 first block of a tile's areas; a tile has one block for each 16 entries.
-        area: (blocks, 16, 16) uint16: block, pixel, entry: areas in thousandths, 0 … 1000.
+        entry_pixels: (entries,) uint32 pixels of the tile with a share of the column: bits 0 … 15; bit 16 + i where
+            pixel i's share is the rest of its layer, 1000 − area.
+        entry_layer: (entries,) uint8 the entry's layer in the tile. Where pixels are cut into more than two parts, a
+            column has several entries, with one layer each.
+        tile_layer: (tiles + 1,) uint32 first row of ``area`` of a tile.
+        area: (layers, 16) uint16 areas of the tile's pixels in thousandths, 0 … 1000.
         column_start: (columns + planes + 1,) uint32: the tiles once more, by column and patch.
         column_patch, column_tiles: uint32 and uint64 patch, and its tiles with a share of the column.
         none: (patches, planes) uint64 tiles with a part that no wire of the plane covers.
@@ -62,8 +67,9 @@ class Overlaps(NamedTuple):
 
     tile_start: npt.NDArray[np.uint32]
     entry_column: npt.NDArray[np.uint32]
-    entry_mask: npt.NDArray[np.uint16]
-    tile_block: npt.NDArray[np.uint32]
+    entry_pixels: npt.NDArray[np.uint32]
+    entry_layer: npt.NDArray[np.uint8]
+    tile_layer: npt.NDArray[np.uint32]
     area: npt.NDArray[np.uint16]
     column_start: npt.NDArray[np.uint32]
     column_patch: npt.NDArray[np.uint32]
@@ -82,10 +88,11 @@ class Overlaps(NamedTuple):
         for plane in range(n_planes):
             start, stop = self.tile_start[n_planes * tile + plane : n_planes * tile + plane + 2]
             for entry in range(int(start), int(stop)):
-                if int(self.entry_mask[entry]) >> bit & 1:
-                    block, lane = divmod(entry - int(self.tile_start[n_planes * tile]), LANES)
-                    area = self.area[int(self.tile_block[tile]) + block, bit, lane]
-                    yield plane, min(int(self.entry_column[entry]), n_columns), int(area)
+                pixels = int(self.entry_pixels[entry])
+                if pixels >> bit & 1:
+                    area = int(self.area[int(self.tile_layer[tile]) + int(self.entry_layer[entry]), bit])
+                    rest = pixels >> (bit + TILE * TILE) & 1
+                    yield plane, min(int(self.entry_column[entry]), n_columns), PERMILLE - area if rest else area
 
 
 def grid_of(tpc: Tpc) -> Grid:
@@ -102,24 +109,34 @@ def build_overlaps(strips: Sequence[Strips], grid: Grid, n_columns: int) -> Over
     """
     n_planes, n_tiles = len(strips), grid.n_tiles
     column_plane = np.full(n_columns, -1, np.int8)
-    sizes = np.zeros((n_tiles, n_planes), np.uint32)
-    nothing = np.empty(0, np.uint32), np.empty(0, np.uint16), np.empty((0, TILE * TILE, LANES), np.uint16)
+    sizes, layers = np.zeros((2, n_tiles, n_planes), np.uint32)
+    nothing = _new_areas(0, 0)
     for p, plane in enumerate(strips):
         column_plane[plane.column] = p
-        _fill(plane, grid, n_columns + p, False, sizes[:, p], sizes[:, p], sizes[:, p], *nothing)
-    tile_start = np.zeros(n_tiles * n_planes + 1, np.uint32)
+        _fill(plane, grid, n_columns + p, False, sizes[:, p], layers[:, p], layers[:, p], *nothing)
+    most = int(layers.sum(axis=1).max(initial=0))
+    if most > MOST_LAYERS:
+        raise ConfigError(f"A pixel of {grid.pixel} mm is cut into some {most} parts by wires. Fix: smaller pixels.")
+    tile_start, layer_start = (np.zeros(n_tiles * n_planes + 1, np.uint32) for _ in range(2))
     np.cumsum(sizes, out=tile_start[1:])
-    tile_block = np.zeros(n_tiles + 1, np.uint32)
-    np.cumsum(-(-sizes.sum(axis=1, dtype=np.int64) // LANES), out=tile_block[1:])
-    n_entries = int(tile_start[-1])
-    entries = np.empty(n_entries, np.uint32), np.empty(n_entries, np.uint16)
-    area = np.zeros((int(tile_block[-1]), TILE * TILE, LANES), np.uint16)
+    np.cumsum(layers, out=layer_start[1:])
+    entries = _new_areas(int(tile_start[-1]), int(layer_start[-1]))
     for p, plane in enumerate(strips):
-        starts = tile_start[p:-1:n_planes], tile_start[:-1:n_planes], tile_block[:-1]
-        _fill(plane, grid, n_columns + p, True, *starts, *entries, area)
-    column_start, patch, tiles = by_column = _by_column(tile_start, entries[0], n_planes, n_columns)
+        starts = tile_start[p:-1:n_planes], layer_start[p:-1:n_planes], layer_start[:-1:n_planes]
+        _fill(plane, grid, n_columns + p, True, *starts, *entries)
+    column, pixels, layer, area = entries
+    tile_layer = layer_start[::n_planes].copy()
+    column_start, patch, tiles = by_column = _by_column(tile_start, column, n_planes, n_columns)
     none, opens = _none(by_column, grid, n_planes, n_columns)
-    return Overlaps(tile_start, *entries, tile_block, area, column_start, patch, tiles, none, opens, column_plane)
+    return Overlaps(
+        tile_start, column, pixels, layer, tile_layer, area, column_start, patch, tiles, none, opens, column_plane
+    )
+
+
+def _new_areas(n_entries: int, n_layers: int) -> tuple[npt.NDArray[Any], ...]:
+    """Room for ``entry_column``, ``entry_pixels``, ``entry_layer`` and ``area``."""
+    entries = (np.empty(n_entries, kind) for kind in (np.uint32, np.uint32, np.uint8))
+    return *entries, np.zeros((n_layers, TILE * TILE), np.uint16)
 
 
 def _by_column(
@@ -161,16 +178,12 @@ def _fill(
     none: int,
     write: bool,
     sizes: npt.NDArray[np.uint32],
+    layers: npt.NDArray[np.uint32],
     first: npt.NDArray[np.uint32],
-    tile_block: npt.NDArray[np.uint32],
-    column: npt.NDArray[np.uint32],
-    mask: npt.NDArray[np.uint16],
-    area: npt.NDArray[np.uint16],
+    *areas: npt.NDArray[Any],
 ) -> None:
     geometry = (*plane.normal, plane.low, plane.high, plane.begin, plane.end, plane.column, none)
-    fill_plane(
-        *geometry, grid, grid.patches[1], *_scratch(plane, grid), write, sizes, first, tile_block, column, mask, area
-    )
+    fill_plane(*geometry, grid, grid.patches[1], *_scratch(plane, grid), write, sizes, layers, first, *areas)
 
 
 def _scratch(plane: Strips, grid: Grid) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float64]]:

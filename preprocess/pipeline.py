@@ -1,6 +1,7 @@
 """One work unit from its file to images: a pure function, without Dask and without the store."""
 
 import hashlib
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -61,14 +62,22 @@ def cached_tiler(detector: str, geometry_hash: str, tpc: int) -> Tiler:
 
 
 def input_file(path: str | Path, file: int, sample: str) -> InputFile:
-    """Size and sha256 of an input, for the store's provenance."""
-    digest = hashlib.sha256()
-    size = 0
+    """Size and sha256 of an input, for the store's provenance; a file of several TPCs is read for it once a process."""
+    status = os.stat(path)
+    size, digest = _digest(os.path.abspath(path), status.st_ino, status.st_size, status.st_mtime_ns)
+    return InputFile(str(path), file, size, digest, sample)
+
+
+@lru_cache(maxsize=4096)
+def _digest(path: str, inode: int, size: int, mtime_ns: int) -> tuple[int, str]:
+    """Bytes read and their sha256; what else is given tells a file that changed from the one that was read."""
+    del inode, size, mtime_ns
+    digest, n_bytes = hashlib.sha256(), 0
     with open(path, "rb") as stream:
         while chunk := stream.read(HASH_CHUNK):
             digest.update(chunk)
-            size += len(chunk)
-    return InputFile(str(path), file, size, digest.hexdigest(), sample)
+            n_bytes += len(chunk)
+    return n_bytes, digest.hexdigest()
 
 
 def process_unit(

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from larstore.coordinates import LARGEST, check_axis, check_downsample
 from larstore.records import Pixels
-from preprocess.coordinates import LARGEST, check_axis, check_downsample
 from preprocess.scanning import lowest_bit
 from preprocess.truth import voxelise_columns, voxelise_truth
 from preprocess.voxels import Voxels

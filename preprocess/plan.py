@@ -2,8 +2,12 @@
 
 import glob
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 
 import larstore
@@ -12,7 +16,14 @@ from larstore.records import Failure
 from preprocess.config import RunConfig
 from preprocess.detector import Detector
 from preprocess.sources import open_source
-from preprocess.sources.names import ARCHIVE_SUFFIXES, HDF5_SUFFIXES, file_number, parse_name
+from preprocess.sources.frames import named_tpc
+from preprocess.sources.names import ARCHIVE_SUFFIXES, HDF5_SUFFIXES, file_number, parse_name, truth_path
+from preprocess.sources.registry import probe
+
+LOOKERS = 8  # files that are looked into at once: on a file system of a computing centre each look is a wait
+LOOK_AHEAD = 1024
+TOGETHER = 32  # of them by one thread in a go
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2")
 
 
 @dataclass(frozen=True)
@@ -59,11 +70,11 @@ def _is_read_out(path: Path, product: str) -> bool:
     return name.product == product if name is not None else not path.name.endswith((".npz", *HDF5_SUFFIXES))
 
 
-def make_plan(config: RunConfig, detector: Detector, store: larstore.Store | None) -> Plan:
-    """Find the inputs, number them, and keep what the store does not hold yet.
+def make_plan(config: RunConfig, detector: Detector, store: larstore.Store | None, redo: bool = False) -> Plan:
+    """Find the inputs, number them, and keep what the store does not hold yet; with ``redo`` all of them.
 
-    Raises ConfigError for a TPC that the detector lacks, for two inputs with one key, and for an input that changed
-    since it was tiled.
+    Raises ConfigError for a TPC that the detector lacks, for two inputs with one key, and, without ``redo``, for an
+    input that changed since it was tiled.
     """
     unknown = set(config.tpcs or ()) - set(detector.tpcs)
     if unknown:
@@ -73,21 +84,20 @@ def make_plan(config: RunConfig, detector: Detector, store: larstore.Store | Non
         )
     plan = Plan()
     known = _known_inputs(store)
-    owners = _owners(store)
+    owners, failed = _owners(store), _failed(store)
     numbers = {path: number for path, (number, _) in known.items()}
     claimed, tiled = dict(owners), set(owners.values())
-    for path, file in _numbered(find_inputs(config), config, numbers):
-        if config.files is not None and not config.files[0] <= file <= config.files[1]:
-            continue
-        if str(path) in tiled:
+    numbered = _numbered(find_inputs(config), config, numbers)
+    if config.files is not None:
+        first, last = config.files
+        numbered = ((path, file) for path, file in numbered if first <= file <= last)
+    for path, file, found in _looked_into(numbered, detector):
+        if str(path) in tiled and not redo:
             _refuse_changed([path], known)
-        try:
-            source = open_source(path)
-            tpcs = source.tpcs(detector)
-        except InputError as error:
-            plan.failures.append(Failure(file, -1, str(path), str(error)))
+        if isinstance(found, InputError):
+            plan.failures.append(Failure(file, -1, str(path), str(found)))
             continue
-        for tpc in tpcs:
+        for tpc in found.tpcs:
             if config.tpcs is not None and tpc not in config.tpcs:
                 continue
             owner = claimed.setdefault((file, tpc), str(path))
@@ -96,13 +106,56 @@ def make_plan(config: RunConfig, detector: Detector, store: larstore.Store | Non
                     f"{path} and {owner} both are file {file}, TPC {tpc}. Fix: give --file-pattern, --first-file, or "
                     "another store"
                 )
-            if (file, tpc) in owners:
-                _refuse_changed(source.inputs(tpc, config.truth), known)
+            if (file, tpc) in owners and not redo:
+                _refuse_changed([path, *_truth_of(path, tpc, config)], known)
+            if (file, tpc) in owners and (file, tpc) not in failed and not redo:
                 plan.done += 1
             else:
-                plan.units.append(Unit(str(path), file, tpc, path.stat().st_size))
+                plan.units.append(Unit(str(path), file, tpc, found.size))
     plan.units.sort(key=lambda unit: (-unit.size, unit.file, unit.tpc))
     return plan
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a look into a file tells."""
+
+    tpcs: tuple[int, ...]
+    size: int
+
+
+def _looked_into(
+    numbered: Iterable[tuple[Path, int]], detector: Detector
+) -> Iterator[tuple[Path, int, _Found | InputError]]:
+    """Each input with what is in it, or why that cannot be told; in order, many of them looked into at once."""
+    numbered = iter(numbered)
+    with ThreadPoolExecutor(LOOKERS) as pool:
+        while some := list(islice(numbered, LOOK_AHEAD)):
+            parts = [[path for path, _ in some[i : i + TOGETHER]] for i in range(0, len(some), TOGETHER)]
+            found = chain.from_iterable(pool.map(partial(_look_at_all, detector=detector), parts))
+            for (path, file), each in zip(some, found, strict=True):
+                yield path, file, each
+
+
+def _look_at_all(paths: list[Path], detector: Detector) -> list[_Found | InputError]:
+    return [_look(path, detector) for path in paths]
+
+
+def _look(path: Path, detector: Detector) -> _Found | InputError:
+    """What a file has. A tar that is named after its TPC is left to the worker: its first name may cost a block."""
+    try:
+        if path.name.endswith(TAR_SUFFIXES) and (tpc := named_tpc(path, detector)) is not None:
+            tpcs = [tpc] if probe(path).container == "tar" else open_source(path).tpcs(detector)
+        else:
+            tpcs = open_source(path).tpcs(detector)
+        return _Found(tuple(tpcs), path.stat().st_size)
+    except InputError as error:
+        return error
+
+
+def _truth_of(path: Path, tpc: int, config: RunConfig) -> list[Path]:
+    sibling = truth_path(path, tpc, config.truth)
+    return [] if sibling is None else [sibling]
 
 
 def _refuse_changed(paths: list[Path], known: dict[str, tuple[int, int]]) -> None:
@@ -112,8 +165,8 @@ def _refuse_changed(paths: list[Path], known: dict[str, tuple[int, int]]) -> Non
         before = known[str(path)][1] if str(path) in known else size
         if size != before:
             raise ConfigError(
-                f"{path}: {size} bytes now, {before} when it was tiled. Fix: use a new store, or give the file another "
-                "name"
+                f"{path}: {size} bytes now, {before} when it was tiled. Fix: make its images again with --redo, or use "
+                "a new store"
             )
 
 
@@ -136,6 +189,13 @@ def _owners(store: larstore.Store | None) -> dict[tuple[int, int], str]:
     return {(file, tpc): paths[row] if row >= 0 else "" for file, tpc, row in rows}
 
 
+def _failed(store: larstore.Store | None) -> set[tuple[int, int]]:
+    """(file, tpc) of failures that stand; beside images of such a unit, 'larstore repair' left out others of it."""
+    if store is None:
+        return set()
+    return set(zip(store.failures["file"].tolist(), store.failures["tpc"].tolist(), strict=True))
+
+
 def _numbered(paths: list[Path], config: RunConfig, numbers: dict[str, int]) -> Iterator[tuple[Path, int]]:
     """Each path with its number: the one it had before, the one in its name, else the next free one."""
     named = {path: numbers.get(str(path), file_number(path, config.file_pattern)) for path in paths}
@@ -151,13 +211,11 @@ def _numbered(paths: list[Path], config: RunConfig, numbers: dict[str, int]) -> 
         yield path, number
 
 
-def batches(units: list[Unit], task_bytes: int) -> list[tuple[Unit, ...]]:
-    """Put small units together up to ``task_bytes``, so that blocks do not become tiny files."""
-    tasks: list[tuple[Unit, ...]] = []
-    current: list[Unit] = []
-    for unit in units:
-        if current and sum(u.size for u in current) + unit.size > task_bytes:
-            tasks.append(tuple(current))
-            current = []
-        current.append(unit)
-    return [*tasks, tuple(current)] if current else tasks
+def next_batch(units: deque[Unit], n_bytes: float) -> tuple[Unit, ...]:
+    """Take units off the left, at least one, and more while all of them have no more than ``n_bytes``."""
+    batch = [units.popleft()]
+    total = batch[0].size
+    while units and total + units[0].size <= n_bytes:
+        batch.append(units.popleft())
+        total += batch[-1].size
+    return tuple(batch)

@@ -36,7 +36,7 @@ def redownsample_command(
         with bar("downsampling", len(images), "images") as advance:
 
             def show(done: Redownsampled, n_images: int) -> None:
-                advance(done.images + done.images_before, n_images, f"{done.voxels:,} voxels")  # type: ignore[call-arg]
+                advance(done.images + done.images_before)
 
             done = redownsample(
                 store, output, steps, files=chosen, tpcs=numbers, threads=threads, break_lock=break_lock, progress=show

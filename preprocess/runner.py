@@ -1,104 +1,29 @@
-"""The Dask side of a run: workers tile and write blocks, this process commits them and decides what is tried again."""
+"""A run: inputs that the store does not hold yet are planned, tiled by workers, and committed."""
 
-import logging
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
-from distributed import Client, KilledWorker, as_completed, get_worker
+import pandas as pd
+from distributed import Client
 
 import larstore
-from larstore.errors import LarstoreError, StoreError
+from larstore.errors import ConfigError, StoreError
 from larstore.format import TRUTH_COLUMNS
 from larstore.geometry import Geometry
-from larstore.records import BlockSpec, Failure, ImageRecord, Receipt
 from preprocess.config import RunConfig
+from preprocess.coordinator import Coordinator
+from preprocess.derived import refuse_difference
 from preprocess.detector import Detector, load_detector
-from preprocess.pipeline import process_unit
-from preprocess.plan import Plan, Unit, batches, make_plan
-from preprocess.threads import fair_share
+from preprocess.interrupts import listening
+from preprocess.notebook_progress import in_notebook, notebook_display
+from preprocess.plan import Plan, Unit, make_plan
+from preprocess.run_log import reported
+from preprocess.run_state import RunState, Summary
 
-log = logging.getLogger(__name__)
-
-COMMIT_SECONDS = 1.0  # receipts of so long share a commit
-DEATHS = 2  # of workers that held a unit, before it is tried alone; one more, and it is given up
-TASKS_PER_WORKER = 4  # at least so many, so that the last one does not hold the run up
-PIXEL_SHARDS = 1024  # of a block that keeps pixels, which are many; those that stay empty cost nothing
+LISTED_INPUTS = 100
 PACKAGES = ("larstore", "numpy", "numba", "zarr", "dask")
-
-
-@dataclass(frozen=True)
-class TaskResult:
-    """What a worker returns: only this travels, never arrays. ``needed``: shards of a block large enough."""
-
-    receipts: tuple[Receipt, ...]
-    failures: tuple[Failure, ...]
-    needed: int = 0
-    lit_samples: int = 0
-    notes: Counter[str] = field(default_factory=Counter)
-    seconds: Counter[str] = field(default_factory=Counter)
-
-
-@dataclass
-class Summary:
-    """What a run did; ``seconds`` are per stage, summed over workers, and "wall" is the run's own time."""
-
-    units_done: int = 0
-    units_before: int = 0
-    units_failed: int = 0
-    images: int = 0
-    voxels: int = 0
-    lit_samples: int = 0
-    failures: list[Failure] = field(default_factory=list)
-    notes: Counter[str] = field(default_factory=Counter)
-    seconds: Counter[str] = field(default_factory=Counter)
-
-
-@dataclass
-class _Task:
-    units: tuple[Unit, ...]
-    n_shards: int = 1
-    deaths: int = 0
-
-
-def work(path: str, spec: BlockSpec, units: tuple[Unit, ...], config: RunConfig, geometry_hash: str) -> TaskResult:
-    """On a worker: tile the units and write their images into one block; a unit that fails does not stop the others."""
-    at_once = get_worker().state.nthreads
-    config = config.model_copy(update={"threads": fair_share(config.threads, at_once)})
-    inputs, failures = [], []
-    lit, notes, seconds = 0, Counter[str](), Counter[str]()
-    # Voxels of many images share shards; pixels fill them soon, and need not wait in memory.
-    block = larstore.BlockWriter(path, spec, spec.shard_rows if config.save_pix else None)
-
-    def take(image: ImageRecord) -> None:
-        start = time.perf_counter()
-        block.add(image)
-        seconds["write"] += time.perf_counter() - start  # type: ignore[assignment]
-
-    try:
-        for unit in units:
-            try:
-                result = process_unit(unit, config, geometry_hash, take)
-            except larstore.BlockFull:
-                raise
-            except LarstoreError as error:
-                failures.append(Failure(unit.file, unit.tpc, unit.path, str(error)))
-                block.drop()
-                continue
-            block.keep()
-            inputs += result.inputs
-            lit += result.lit_samples
-            notes += result.notes
-            seconds += result.seconds
-        start = time.perf_counter()
-        receipts = block.finish(inputs)
-        seconds["write"] += time.perf_counter() - start  # type: ignore[assignment]
-    except larstore.BlockFull as full:
-        return TaskResult((), (), needed=full.needed)
-    return TaskResult(receipts, tuple(failures), 0, lit, notes, seconds)
 
 
 def open_output(config: RunConfig, geometry: Geometry | None = None) -> larstore.Store | None:
@@ -115,18 +40,15 @@ def open_output(config: RunConfig, geometry: Geometry | None = None) -> larstore
         "downsample": list(config.downsample),
         "geometry": geometry.hash,
         "save_pix": config.save_pix,
+        "charge_bits": config.charge_bits,
     }
     found = held | {
         "downsample": list(store.attributes["downsample"]),
         "geometry": store.attributes["geometry_hash"],
         "save_pix": store.root.pixels,
+        "charge_bits": store.root.charge_bits,
     }
-    for key, value in wanted.items():
-        if found.get(key) != value:
-            raise StoreError(
-                f"{config.output}: holds images with {key} = {found.get(key)}, this run has {value}. "
-                "Fix: write to another store, or use the same settings"
-            )
+    refuse_difference(config.output, {key: found.get(key) for key in wanted}, wanted, "this run has")
     return store
 
 
@@ -138,7 +60,7 @@ def _create_output(config: RunConfig, detector: Detector, geometry: Geometry) ->
         downsample=config.downsample,
         provenance={
             "versions": {name: version(name) for name in PACKAGES},
-            "config": config.model_dump(mode="json"),
+            "config": _recorded(config),
             "tiling": config.tiling(),
         },
         planes=[plane.name for plane in planes],
@@ -146,168 +68,109 @@ def _create_output(config: RunConfig, detector: Detector, geometry: Geometry) ->
         chunk_rows=config.chunk_rows,
         truth_columns=list(TRUTH_COLUMNS) if config.truth else (),  # a column that no input knows costs nothing
         pixels=config.save_pix,
+        charge_bits=config.charge_bits,
     )
 
 
-def plan_run(config: RunConfig) -> Plan:
+def _recorded(config: RunConfig) -> dict[str, Any]:
+    """The configuration for the root, which is read whole: of many inputs the first few, as ``inputs/`` lists all."""
+    recorded = config.model_dump(mode="json")
+    if len(config.inputs) > LISTED_INPUTS:
+        more = f"… and {len(config.inputs) - LISTED_INPUTS} more"
+        recorded["inputs"] = [*config.inputs[:LISTED_INPUTS], more]
+    return recorded
+
+
+def plan_run(config: RunConfig, redo: bool = False) -> Plan:
     """What a run would do now; changes nothing, and refuses what a run would refuse."""
     detector = load_detector(config.detector)
-    return make_plan(config, detector, open_output(config, detector.geometry()))
+    return _plan(config, detector, open_output(config, detector.geometry()), redo)
+
+
+def _plan(config: RunConfig, detector: Detector, store: larstore.Store | None, redo: bool) -> Plan:
+    """As ``make_plan``; ConfigError where the filters leave nothing of the inputs."""
+    n_planes = min(len(tpc.planes) for tpc in detector.tpcs.values())
+    if config.min_live_planes > n_planes:
+        raise ConfigError(
+            f"min_live_planes {config.min_live_planes}: {config.detector} has {n_planes} planes. Fix: no more than that"
+        )
+    plan = make_plan(config, detector, store, redo)
+    if not (plan.units or plan.done or plan.failures):
+        filters = [f"files {config.files[0]}:{config.files[1]}"] if config.files else []
+        filters += [f"tpcs {', '.join(map(str, config.tpcs))}"] if config.tpcs else []
+        raise ConfigError(
+            f"{config.inputs[0]}{' …' if len(config.inputs) > 1 else ''}: nothing is left by {' and '.join(filters)}. "
+            "Fix: ask for files and TPCs that the inputs have (larstore inspect shows them)"
+        )
+    return plan
 
 
 def run(
     config: RunConfig,
     client: Client,
-    progress: Callable[[Summary, int], None] | None = None,
+    progress: Callable[[RunState], None] | None = None,
     break_lock: bool = False,
+    redo: bool = False,
 ) -> Summary:
     """Tile everything that the store does not hold yet.
 
     Args:
         config: the settings.
         client: of the cluster whose workers see the same files.
-        progress: called with the summary so far and the number of units, whenever something has been committed.
+        progress: called with the state of the run every second or so; None shows it in a notebook, and nowhere else.
         break_lock: take over a lock of another host whose heartbeat stands still.
+        redo: make the images of all these inputs again, also of such as have changed. The old ones stay until the new
+            ones take their place, unit by unit; those of a unit that fails now stay altogether.
 
-    Failed units are in ``failures/`` of the store and in the summary; they do not stop the rest.
+    Failed units are in ``failures/`` of the store and in the summary; they do not stop the rest. Ctrl-C lets what is in
+    flight come to its end, a second one does not; either way everything that came back is committed, and the summary
+    tells how many units are left. ``larstore status`` and the log (``config.log``) tell how it goes.
+
+    Raises:
+        StoreError: the store is of other settings, is being written to, or cannot be written: a full disk.
+        ClusterError: no worker is there, and none can be hoped for.
+        ConfigError, InputError: inputs or settings that cannot be used.
     """
     started = time.perf_counter()
+    if progress is None and in_notebook():
+        progress = notebook_display()
     detector = load_detector(config.detector)
     geometry = detector.geometry()
     store = open_output(config, geometry)
-    plan = make_plan(config, detector, store)
+    plan = _plan(config, detector, store, redo)
     if store is None:  # only now: wrong inputs leave no store behind
-        _create_output(config, detector, geometry)
-        store = larstore.open(config.output)
+        try:
+            _create_output(config, detector, geometry)
+            store = larstore.open(config.output)
+        except StoreError:
+            store = open_output(config, geometry)
+            if store is None:
+                raise  # else another run has just made it: its lock says who
+            plan = _plan(config, detector, store, redo)
     with larstore.StoreWriter(config.output, break_lock=break_lock) as writer:
         if writer.attributes["commit"] != store.attributes["commit"]:  # somebody else's, before the lock was ours
-            plan = make_plan(config, detector, larstore.open(config.output))
+            store = larstore.open(config.output)
+            plan = make_plan(config, detector, store, redo)
         summary = Summary(units_before=plan.done)
-        coordinator = _Coordinator(
-            config, geometry.hash, client, writer, summary, len(plan.units) + len(plan.failures), progress
+        state = RunState(
+            config.output, summary, len(plan.units) + len(plan.failures), sum(unit.size for unit in plan.units)
         )
-        coordinator.take(plan.failures)
-        coordinator.drain(plan.units)
+        with reported(config, state, progress) as show:
+            coordinator = Coordinator(config, geometry.hash, client, writer, state, _held(store, plan.units), show)
+            coordinator.take(plan.failures)
+            with listening(coordinator.ask_to_stop):
+                coordinator.drain(plan.units)
     summary.seconds["wall"] = time.perf_counter() - started  # type: ignore[assignment]
     return summary
 
 
-class _Coordinator:
-    """Keeps a bounded number of tasks in flight, each attempt with a block of its own, and commits what comes back."""
-
-    def __init__(
-        self,
-        config: RunConfig,
-        geometry_hash: str,
-        client: Client,
-        writer: larstore.StoreWriter,
-        summary: Summary,
-        n_units: int,
-        progress: Callable[[Summary, int], None] | None,
-    ) -> None:
-        self.config, self.geometry_hash, self.client = config, geometry_hash, client
-        self.writer, self.summary = writer, summary
-        self.n_units, self.progress = n_units, progress
-        self.receipts: list[Receipt] = []
-        self.failures: list[Failure] = []
-        self.last_commit = time.monotonic()
-
-    def take(self, failures: Iterable[Failure]) -> None:
-        """Note failures for the next commit."""
-        new = list(failures)
-        self.failures += new
-        self.summary.failures += new
-        self.summary.units_failed += len(new)
-
-    def drain(self, units: list[Unit]) -> None:
-        """Work until nothing is left, then commit the rest.
-
-        A dying worker is blamed on every task it held, also on those that only waited there: whoever was there too
-        often is tried last and alone, so that no unit is given up for another one's fault.
-        """
-        workers = max(1, len(self.client.scheduler_info(n_workers=-1)["workers"]))
-        share = sum(unit.size for unit in units) // (workers * TASKS_PER_WORKER) + 1
-        n_shards = PIXEL_SHARDS if self.config.save_pix else 1
-        waiting = deque(_Task(batch, n_shards) for batch in batches(units, min(self.config.task_bytes, share)))
-        suspects: deque[_Task] = deque()
-        running: dict[Any, _Task] = {}
-        results = as_completed()
-
-        def start(task: _Task) -> None:
-            future = self._submit(task)
-            running[future] = task
-            results.add(future)
-
-        while waiting or suspects or running:
-            while waiting and len(running) < 2 * workers:
-                start(waiting.popleft())
-            if not running:
-                start(suspects.popleft())
-            future = next(results)
-            for task in self._settle(future, running.pop(future)):
-                (waiting if task.deaths < DEATHS else suspects).appendleft(task)
-            future.release()
-            if time.monotonic() - self.last_commit >= COMMIT_SECONDS:
-                self.commit()
-        self.commit()
-
-    def _submit(self, task: _Task) -> Any:
-        spec = self.writer.reserve(task.n_shards)
-        return self.client.submit(
-            work,
-            str(self.config.output),
-            spec,
-            task.units,
-            self.config,
-            self.geometry_hash,
-            pure=False,
-            retries=0,
-            # The token tells apart runs that share a client.
-            key=f"unit-{spec.token}-{spec.first_shard}",
-        )
-
-    def _settle(self, future: Any, task: _Task) -> list[_Task]:
-        """Take a finished task's result; returns what is to be tried (again)."""
-        error = future.exception()
-        if error is None:
-            return self._accept(future.result(), task)
-        if isinstance(error, KilledWorker):
-            log.warning("a worker died while it held %s", ", ".join(u.path for u in task.units))
-            if len(task.units) > 1 or task.deaths < DEATHS:  # single units, to find out which one it was
-                return [_Task((unit,), task.n_shards, task.deaths + 1) for unit in task.units]
-            message = (
-                f"{task.units[0].path}: its worker died {task.deaths + 1} times, at last with nothing else to do. "
-                "Fix: give workers more memory (fewer --workers), or leave the file out"
-            )
-        elif len(task.units) > 1:
-            return [_Task((unit,), task.n_shards, task.deaths) for unit in task.units]
-        else:
-            message = f"{task.units[0].path}: {type(error).__name__}: {' '.join(str(error).split())}"
-            log.error("%s", message, exc_info=error)
-        self.take(Failure(unit.file, unit.tpc, unit.path, message) for unit in task.units)
-        return []
-
-    def _accept(self, result: TaskResult, task: _Task) -> list[_Task]:
-        if result.needed:
-            return [_Task(task.units, result.needed, task.deaths)]
-        summary = self.summary
-        self.receipts += result.receipts
-        for receipt in result.receipts:
-            summary.images += len(receipt.images)
-            summary.voxels += sum(image.voxel_count for image in receipt.images)
-        self.take(result.failures)
-        summary.units_done += len(task.units) - len(result.failures)
-        summary.lit_samples += result.lit_samples
-        summary.notes += result.notes
-        summary.seconds += result.seconds
-        return []
-
-    def commit(self) -> None:
-        """Commit what has come back so far."""
-        start = time.perf_counter()
-        self.writer.commit(self.receipts, self.failures)
-        self.receipts, self.failures = [], []
-        self.last_commit = time.monotonic()
-        self.summary.seconds["commit"] += time.perf_counter() - start  # type: ignore[assignment]
-        if self.progress is not None:
-            self.progress(self.summary, self.n_units)
+def _held(store: larstore.Store, units: list[Unit]) -> dict[tuple[int, int], set[tuple[int, int, int]]]:
+    """(file, tpc) of units that are to be made again -> keys of the images that the store has of them."""
+    again = pd.MultiIndex.from_tuples([(unit.file, unit.tpc) for unit in units], names=["file", "tpc"])
+    keys = store.index.reset_index()[["file", "event", "tpc"]]
+    found: dict[tuple[int, int], set[tuple[int, int, int]]] = {}
+    if len(again):
+        chosen = keys[pd.MultiIndex.from_frame(keys[["file", "tpc"]]).isin(again)]
+        for file, event, tpc in chosen.itertuples(index=False):
+            found.setdefault((file, tpc), set()).add((file, event, tpc))
+    return found

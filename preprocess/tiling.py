@@ -35,7 +35,7 @@ class Scratch(NamedTuple):
         patches: (patches,) int32 the open ones. Arbitrary.
         at_least: (planes + 1,) uint64. Arbitrary.
         tiles, active: (tiles,) int32 and uint16 the tick's active tiles and their active pixels. Arbitrary.
-        shares: (entries + 16,) uint16 an entry's area over its tile's active pixels, entry by entry. Arbitrary.
+        shares: (entries,) uint16 an entry's area over its tile's active pixels, entry by entry. Arbitrary.
         overlap: (columns + planes,) int64 a column's area over all active pixels, in thousandths.
         density: (columns + planes,) float64 value per thousandth. Arbitrary.
         touched: (columns + planes,) int32 the columns that have an overlap. Arbitrary.
@@ -74,46 +74,41 @@ class Scratch(NamedTuple):
 
 
 @intrinsic
-def add_areas(typing_context, areas, block, pixels, out, at):  # type: ignore[no-untyped-def]
-    """``out[at : at + 16]`` = sum of ``areas[block, pixel, :]`` over the set bits of ``pixels``, which is not 0.
+def area_of(typing_context, areas, row, pixels, rest):  # type: ignore[no-untyped-def]
+    """Sum of ``areas[row]`` over the bits of ``pixels``; where ``rest``, a part of them, is set, of 1000 − area.
 
-    In one register; ``areas`` and ``out`` are the addresses of uint16, as counting references would take longer.
+    In one register; ``areas`` is the address of (rows, 16) uint16, as counting references would take longer.
     """
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        areas, sums = (builder.inttoptr(args[i], ir.IntType(16).as_pointer()) for i in (0, 3))
-        lanes, word = ir.VectorType(ir.IntType(16), 16), ir.IntType(64)
-        first = builder.gep(areas, [builder.mul(args[1], word(256))])
-        total = cgutils.alloca_once_value(builder, ir.Constant(lanes, None))
-        rest = cgutils.alloca_once_value(builder, args[2])
-        body, after = builder.append_basic_block("pixel"), builder.append_basic_block("pixels.end")
-        builder.branch(body)
-        builder.position_at_end(body)
-        left = builder.load(rest)
-        row = builder.gep(first, [builder.mul(builder.cttz(left, ir.IntType(1)(1)), word(16))])
-        values = builder.load(builder.bitcast(row, lanes.as_pointer()), align=2)
-        builder.store(builder.add(builder.load(total), values), total)  # 16 pixels of 1000 each: the sum fits
-        left = builder.and_(left, builder.sub(left, word(1)))
-        builder.store(left, rest)
-        builder.cbranch(builder.icmp_unsigned("==", left, word(0)), after, body)
-        builder.position_at_end(after)
-        place = builder.bitcast(builder.gep(sums, [args[4]]), lanes.as_pointer())
-        builder.store(builder.load(total), place, align=2)
-        return context.get_dummy_value()
+        number, lanes = ir.IntType(16), ir.VectorType(ir.IntType(16), 16)
+        first = builder.gep(builder.inttoptr(args[0], number.as_pointer()), [builder.mul(args[1], ir.IntType(64)(16))])
+        values = builder.load(builder.bitcast(first, lanes.as_pointer()), align=2)
+        short = [builder.trunc(arg, number) for arg in args[2:]]
+        pixels, rest = (builder.sext(builder.bitcast(bits, ir.VectorType(ir.IntType(1), 16)), lanes) for bits in short)
+        # Two's complement: (x ^ -1) - -1 = -x.
+        signed = builder.and_(builder.sub(builder.xor(values, rest), rest), pixels)
+        kind = ir.FunctionType(number, [lanes])
+        total = builder.call(
+            cgutils.get_or_insert_function(builder.module, kind, "llvm.vector.reduce.add.v16i16"), [signed]
+        )
+        # 16 pixels of 1000 each: the sum fits.
+        wholes = builder.mul(builder.ctpop(short[1]), number(1000))
+        return builder.zext(builder.add(total, wholes), ir.IntType(64))
 
-    return types.void(types.uintp, types.int64, types.uint64, types.uintp, types.int64), generate
+    return types.int64(types.uintp, types.int64, types.uint64, types.uint64), generate
 
 
 @intrinsic
-def fetch_areas(typing_context, areas, block):  # type: ignore[no-untyped-def]
-    """Ask for a block of areas ahead of its use, as it is seldom in a near cache; ``areas`` is an address."""
+def fetch_areas(typing_context, areas, row):  # type: ignore[no-untyped-def]
+    """Ask for the areas of a tile ahead of their use, as they are seldom in a near cache; ``areas`` is an address."""
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
         byte, number, word = ir.IntType(8).as_pointer(), ir.IntType(32), ir.IntType(64)
         kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
         fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        first = builder.add(args[0], builder.mul(args[1], word(512)))
-        for line in range(0, 512, 64):
+        first = builder.add(args[0], builder.mul(args[1], word(32)))
+        for line in (0, 64):  # three planes' layers are 96 bytes
             address = builder.inttoptr(builder.add(first, word(line)), byte)
             builder.call(fetch, [address, number(0), number(3), number(1)])  # to read, keep near, data
         return context.get_dummy_value()
@@ -213,7 +208,7 @@ def find_active(n_open, min_live, areas, work):  # type: ignore[no-untyped-def]
                 real, lit = np.uint64(0), np.uint64(0)
                 for entry in range(areas.tile_start[start + p], areas.tile_start[start + p + 1]):
                     state = np.uint64(work.state[areas.entry_column[entry]])
-                    mask = np.uint64(areas.entry_mask[entry])
+                    mask = np.uint64(areas.entry_pixels[entry])
                     real |= mask * (state & one)
                     lit |= mask * ((state | state >> one) & one)
                 pixels &= lit
@@ -223,7 +218,7 @@ def find_active(n_open, min_live, areas, work):  # type: ignore[no-untyped-def]
                     work.at_least[k] |= work.at_least[k - 1] & real
             pixels &= work.at_least[min_live]
             if pixels:
-                fetch_areas(all_areas, areas.tile_block[tile])
+                fetch_areas(all_areas, areas.tile_layer[tile])
                 work.tiles[n_active] = tile
                 work.active[n_active] = pixels
                 n_active += 1
@@ -238,21 +233,21 @@ def share_out(flat, at, stride, n_active, areas, work):  # type: ignore[no-untyp
     """
     n_planes = work.n_lit.shape[0]
     n_touched, share = 0, 0
-    all_areas, all_shares = areas.area.ctypes.data, work.shares.ctypes.data
+    all_areas = areas.area.ctypes.data
     for i in range(n_active):
-        tile, pixels = np.int64(work.tiles[i]), np.uint64(work.active[i])
-        start, end = areas.tile_start[n_planes * tile], areas.tile_start[n_planes * (tile + 1)]
-        for block in range(areas.tile_block[tile], areas.tile_block[tile + 1]):
-            lane = 16 * (np.int64(block) - np.int64(areas.tile_block[tile]))
-            add_areas(all_areas, block, pixels, all_shares, share + lane)
-        for entry in range(start, end):
-            column, amount = areas.entry_column[entry], work.shares[share]
+        tile, active = np.int64(work.tiles[i]), np.uint64(work.active[i])
+        row = np.int64(areas.tile_layer[tile])
+        for entry in range(areas.tile_start[n_planes * tile], areas.tile_start[n_planes * (tile + 1)]):
+            column, pixels = areas.entry_column[entry], np.uint64(areas.entry_pixels[entry])
+            rest = (pixels >> np.uint64(16)) & active
+            amount = area_of(all_areas, row + areas.entry_layer[entry], pixels & active, rest)
+            work.shares[share] = amount
+            share += 1
             before = work.overlap[column]
             if before == 0:
                 work.touched[n_touched] = column
                 n_touched += 1 if amount > 0 else 0
             work.overlap[column] = before + amount
-            share += 1
     some_dead = False
     for i in range(n_touched):
         column = work.touched[i]
@@ -323,15 +318,19 @@ def spread(n_active, some_dead, areas, work):  # type: ignore[no-untyped-def]
                     if dead and work.shares[first + lane]:
                         work.live[voxel] &= keep
                     continue
-                rest = np.uint64(areas.entry_mask[entry]) & np.uint64(work.active[i])
-                block = areas.tile_block[tile] + (lane >> 4)
+                pixels = np.uint64(areas.entry_pixels[entry])
+                rest = pixels & np.uint64(work.active[i])
+                row = np.int64(areas.tile_layer[tile]) + areas.entry_layer[entry]
                 while rest:
                     bit = np.int64(lowest_bit(rest))
                     rest &= rest - one
                     pixel = work.voxel_y[work.tile_y[tile] + (bit >> 2)] + work.voxel_z[work.tile_z[tile] + (bit & 3)]
                     if dead:
                         work.live[pixel] &= keep
-                    work.charge[pixel, p] += work.density[column] * areas.area[block, bit, lane & 15]
+                    area = np.int64(areas.area[row, bit])
+                    if pixels >> np.uint64(16 + bit) & one:
+                        area = 1000 - area
+                    work.charge[pixel, p] += work.density[column] * area
 
 
 @njit(cache=True, nogil=True)

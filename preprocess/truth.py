@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from larstore.coordinates import check_axis, check_downsample
 from larstore.errors import InputError
 from larstore.image import at_voxels
 from larstore.truth_sums import TruthBlocks, truth_blocks
-from preprocess.coordinates import check_axis, check_downsample
 
 __all__ = ["TruthBlocks", "sum_runs", "truth_at", "truth_blocks", "voxelise_columns", "voxelise_truth"]
 

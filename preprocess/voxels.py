@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from larstore.coordinates import check_axis, check_downsample
 from larstore.errors import ConfigError, InputError
 from preprocess import tiling
 from preprocess.bad_channels import disjoint
 from preprocess.cache import overlaps_of
-from preprocess.coordinates import check_axis, check_downsample
 from preprocess.detector.model import Tpc
 from preprocess.memory import Memory, new_scratch
 from preprocess.threads import default_threads, in_order

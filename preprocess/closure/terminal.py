@@ -15,7 +15,7 @@ WIDTH = 170  # characters: a line of the table is not broken, whatever the termi
 
 def print_table(table: pd.DataFrame, planes: Sequence[str]) -> None:
     """Print the main lines of a pooled table to stdout, one block a sample, response, threshold and dead fraction."""
-    console = Console(width=WIDTH, highlight=False)
+    console = Console(width=WIDTH, highlight=False, markup=False)
     for key, lines in groups(table):
         shown = Table(title=title(key), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
         for name in head(planes, voxels=False):

@@ -53,6 +53,9 @@ def import_xy_command(
     downsample: Annotated[str, typer.Option(help="Ticks, y and z pixels of a voxel in these files.")] = "8,4,4",
     truth_units: Annotated[str, typer.Option(help="Unit of the truth, recorded: electrons, or MeV.")] = "electrons",
     prediction: Annotated[str, typer.Option(help="Name that the scores of yinf files get.", metavar="NAME")] = "yinf",
+    joined: Annotated[
+        str | None, typer.Option(metavar="1,5,9", help="The files are of these TPCs joined to one, as TPC159.")
+    ] = None,
 ) -> None:
     """Import the research code's xy and yinf files into a new store, without executing their pickles.
 
@@ -63,6 +66,7 @@ def import_xy_command(
     steps = whole_numbers(downsample, "--downsample")
     if len(steps) != 3 or min(steps) < 1:
         raise typer.BadParameter(f"{downsample!r}: write three whole numbers, as in 8,4,4", param_hint="--downsample")
-    store = import_xy(files, output, detector, (steps[0], steps[1], steps[2]), truth_units, prediction)
+    together = () if joined is None else whole_numbers(joined, "--joined")
+    store = import_xy(files, output, detector, (steps[0], steps[1], steps[2]), truth_units, prediction, together)
     print(output)
     print(f"{len(store)} images; which planes were bad is not in these files: all count as live", file=sys.stderr)

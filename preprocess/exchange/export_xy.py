@@ -11,7 +11,7 @@ from larstore.image import Image
 from larstore.selection import Selection
 from preprocess.exchange.archive import npy_bytes, write_zip
 from preprocess.exchange.objects import write_objects
-from preprocess.exchange.research import BATCH, ELECTRONS_PER_UNIT, XyName, angle_order
+from preprocess.exchange.research import BATCH, ELECTRONS_PER_UNIT, XyName, charge_order
 from preprocess.sources.names import parse_name
 
 
@@ -23,9 +23,11 @@ def export_xy(selection: Selection, folder: Path, prediction: str | None = None)
     ``starts`` (events,). Events count from 0 in each file; ``events`` says which these are in the store. With a
     prediction ``…_yinf-TPC<n>.npz`` lie beside them, ``arr_0`` (n, 1) float32 in the order of ``X``.
 
+    Joined TPCs 1, 5 and 9 are named TPC159.
+
     Raises:
         StoreError: two inputs of the store would get one name; a voxel that is not predicted.
-        ConfigError: a file that exists.
+        ConfigError: a file that exists; joined TPCs with different orders of planes.
     """
     paths: list[Path] = []
     for name, part in _by_file(selection):
@@ -48,11 +50,12 @@ def _by_file(selection: Selection) -> Iterator[tuple[XyName, Selection]]:
     inputs = selection.store.inputs
     keys = np.stack([selection.column("file"), selection.column("tpc")], axis=1)
     pairs, member, counts = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
+    joined = "".join(map(str, selection.store.geometry.joined))
     groups = np.split(np.argsort(member.reshape(-1), kind="stable"), np.cumsum(counts)[:-1])
     for (file, tpc), rows in zip(pairs.tolist(), groups, strict=True):
         part = Selection(selection.store, selection.row_numbers[rows])
         row = int(part.column("input")[0])
-        yield XyName(0, _head(str(inputs["path"][row]) if row >= 0 else "", file), tpc), part
+        yield XyName(0, _head(str(inputs["path"][row]) if row >= 0 else "", file), int(joined or tpc)), part
 
 
 def _head(path: str, file: int) -> str:
@@ -67,7 +70,7 @@ def _head(path: str, file: int) -> str:
 def _members(store: larstore.Store, images: Selection) -> Iterator[tuple[str, bytes]]:
     rows, truths, voxels = [], [], []
     for number, image in enumerate(images):
-        order = angle_order(store.geometry, image.key[2])
+        order = charge_order(store.geometry, image.key[2])
         charge = (image.charge[:, order].astype(np.float64) / ELECTRONS_PER_UNIT).astype(np.float32)
         event = np.full((len(image), 1), number)
         rows.append(np.concatenate([image.coords, event, charge], axis=1, dtype=np.float32))

@@ -3,7 +3,7 @@
 import secrets
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -21,11 +21,12 @@ from preprocess.exchange.research import (
     ELECTRONS_PER_UNIT,
     XyEvent,
     XyName,
-    angle_order,
+    charge_order,
     parse_xy_name,
     read_xy,
     read_yinf,
 )
+from preprocess.joining.frame import joined_frame, joined_geometry
 from preprocess.pipeline import input_file
 from preprocess.sources.names import file_number
 
@@ -39,28 +40,35 @@ def import_xy(
     downsample: tuple[int, int, int] = (8, 4, 4),
     truth_units: str = "electrons",
     prediction: str = "yinf",
+    joined: Sequence[int] = (),
 ) -> larstore.Store:
     """Make a store of `xy` files; `yinf` files among them become its prediction of that name.
 
     Charges become electrons, planes u, v, w. All bits of ``live`` are set: the files do not tell. Events of later
-    batches of an input follow those of the earlier ones. The store appears when it is complete.
+    batches of an input follow those of the earlier ones. ``joined``: the files are of these TPCs joined to one, as in
+    1, 5, 9 for TPC159; the store is like one that `larstore join` makes. The store appears when it is complete.
 
     Raises:
-        InputError: a file that is damaged, is none of these, or does not fit the detector; joined TPCs.
+        InputError: a file that is damaged, is none of these, or does not fit the detector or ``joined``.
         ConfigError: the output exists, or a batch is missing.
     """
     if output.exists():
         raise ConfigError(f"{output}: exists already. Fix: choose another output, or remove it")
     model = load_detector(detector)
     geometry = model.geometry()
-    groups, scores = _grouped(files, geometry)
+    numbers = {number: number for number in geometry.tpcs}  # in the file's name -> ours
+    if joined:
+        frame = joined_frame(geometry, joined, downsample)
+        geometry = joined_geometry(geometry, frame)
+        numbers = {int("".join(map(str, joined))): frame.tpcs[0]}
+    groups, scores = _grouped(files, geometry, numbers)
     planes = next(iter(geometry.tpcs.values())).planes
     scratch = output.with_name(f".{output.name}.{secrets.token_hex(8)}.tmp")
     settings = {"detector": detector, "downsample": list(downsample), "truth_units": truth_units, "live": "not known"}
     provenance = {"made by": "larstore import-xy", "versions": {"larstore": version("larstore")}, "config": settings}
     larstore.create(scratch, geometry=geometry, downsample=downsample, provenance=provenance, planes=planes)
     try:
-        origin = _append(scratch, groups, geometry, downsample)
+        origin = _append(scratch, groups, numbers, geometry, downsample)
         if scores:
             _predict(scratch, prediction, origin, scores)
         fs.move_directory(scratch, output)
@@ -73,17 +81,17 @@ Groups = dict[tuple[str, int], dict[int, Path]]
 Origin = dict[tuple[int, int, int], tuple[Path, int]]  # image -> its file, and its event in there
 
 
-def _grouped(files: Iterable[Path], geometry: Geometry) -> tuple[Groups, dict[XyName, Path]]:
-    """(head, TPC) -> batch -> `xy` file; and the `yinf` files by name."""
+def _grouped(files: Iterable[Path], geometry: Geometry, numbers: dict[int, int]) -> tuple[Groups, dict[XyName, Path]]:
+    """(head, TPC as in the name) -> batch -> `xy` file; and the `yinf` files by name."""
     groups: Groups = defaultdict(dict)
     scores: dict[XyName, Path] = {}
     names: dict[XyName, Path] = {}
     for path in sorted(files):
         name, product = parse_xy_name(path)
-        if name.tpc not in geometry.tpcs:
+        if name.tpc not in numbers:
             raise InputError(
-                f"{path}: TPC {name.tpc} is not one of {geometry.detector}'s; joined TPCs (159 is 1, 5 and 9) cannot "
-                "be imported. Fix: import the files of the single TPCs."
+                f"{path}: TPC {name.tpc} is not one of {', '.join(map(str, numbers))}; joined TPCs (159 is 1, 5 and 9) "
+                "cannot be imported with others. Fix: --joined 1,5,9, or give the files of the single TPCs."
             )
         known = names if product == "xy" else scores
         if name in known:
@@ -106,13 +114,15 @@ def _grouped(files: Iterable[Path], geometry: Geometry) -> tuple[Groups, dict[Xy
     return groups, scores
 
 
-def _append(store: Path, groups: Groups, geometry: Geometry, downsample: tuple[int, int, int]) -> Origin:
+def _append(
+    store: Path, groups: Groups, tpcs: dict[int, int], geometry: Geometry, downsample: tuple[int, int, int]
+) -> Origin:
     """Append all files, a commit each; returns where each image comes from."""
     numbers = _numbers(groups)
     origin: Origin = {}
     with larstore.StoreWriter(store) as writer:
-        for (head, tpc), batches in sorted(groups.items(), key=lambda item: (numbers[item[0][0]], item[0][1])):
-            first_event = 0
+        for (head, named), batches in sorted(groups.items(), key=lambda item: (numbers[item[0][0]], item[0][1])):
+            first_event, tpc = 0, tpcs[named]
             for _, path in sorted(batches.items()):
                 events = read_xy(path, len(geometry.tpcs[tpc].planes))
                 images = []
@@ -143,8 +153,7 @@ def _numbers(groups: Groups) -> dict[str, int]:
 def _image(
     event: XyEvent, key: tuple[int, int, int], path: Path, geometry: Geometry, downsample: tuple[int, int, int]
 ) -> larstore.ImageRecord:
-    frame = geometry.tpcs[key[2]]
-    size = [-(-n // step) for n, step in zip((frame.n_y, frame.n_z), downsample[1:], strict=True)]
+    size = _size(geometry, key[2], downsample)
     for coords in (event.coords, event.truth_coords):
         if coords is not None and len(coords) and (coords[:, 1:].max(axis=0) >= size).any():
             y, z = coords[:, 1:].max(axis=0).tolist()
@@ -153,7 +162,7 @@ def _image(
                 f"{size[1]} at downsample {','.join(map(str, downsample))}. Fix: choose the detector and --downsample."
             )
     charge = np.empty_like(event.charge)
-    charge[:, angle_order(geometry, key[2])] = event.charge.astype(np.float64) * ELECTRONS_PER_UNIT
+    charge[:, charge_order(geometry, key[2])] = event.charge.astype(np.float64) * ELECTRONS_PER_UNIT
     return larstore.ImageRecord(
         *key,
         coords=event.coords,
@@ -164,6 +173,15 @@ def _image(
         truth_value=event.truth_value,
         input=str(path),
     )
+
+
+def _size(geometry: Geometry, tpc: int, downsample: tuple[int, int, int]) -> list[int]:
+    """Voxels of an image in y and z."""
+    frames = [geometry.tpcs[n] for n in geometry.joined or [tpc]]
+    _, at_y, at_z = zip(*(frame.joined_origin or (0, 0, 0) for frame in frames), strict=True)
+    y = max(at + -(-frame.n_y // downsample[1]) for at, frame in zip(at_y, frames, strict=True))
+    z = max(at + -(-frame.n_z // downsample[2]) for at, frame in zip(at_z, frames, strict=True))
+    return [y, z]
 
 
 def _predict(store: Path, name: str, origin: Origin, files: dict[XyName, Path]) -> None:

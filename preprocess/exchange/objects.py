@@ -27,6 +27,8 @@ NAMES = {
     ("numpy._core.multiarray", "_reconstruct"): "reconstruct",
 }
 OPCODES_PER_ARRAY = 100  # NumPy needs 30
+OPCODES_PER_ROW = 30  # that a row earns which is there; NumPy needs 22
+BYTES_PER_ROW = 32  # of a list of rows, at least: NumPy needs 70 for a row of four numbers
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 # The argument is the value.
 LITERALS = {"BININT", "BININT1", "BININT2", "LONG1", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BINUNICODE",
@@ -66,7 +68,7 @@ def is_object_npy(data: bytes) -> bool:
 
 
 def read_objects(data: bytes, where: str) -> list[Array]:
-    """The numeric arrays in an npy file's one-dimensional object array.
+    """The numeric arrays in an npy file's one-dimensional object array; a list of equally long rows is one too.
 
     Raises:
         InputError: not such a file, or a pickle that does anything but to hold numeric arrays. Nothing is executed.
@@ -80,8 +82,9 @@ def read_objects(data: bytes, where: str) -> list[Array]:
     if n > len(body):
         raise InputError(f"{where}: {len(body)} bytes cannot hold {n} arrays. Fix: copy or write the file again.")
     try:
+        most_rows = len(body) // BYTES_PER_ROW
         top = _run(body, OPCODES_PER_ARRAY * (n + 2))
-        return _elements(top, n)
+        return _elements(top, n, most_rows)
     except (ValueError, TypeError, LookupError, OverflowError, struct.error, MemoryError) as error:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise InputError(
@@ -137,6 +140,7 @@ def _run(body: bytes, limit: int) -> Any:
         elif name == "BUILD":
             state = stack.pop()
             _build(stack[-1], state)
+            limit += OPCODES_PER_ROW * isinstance(stack[-1], _Array)
         else:
             raise _RefusedError(f"opcode {name}")
     raise _RefusedError("no end")
@@ -199,13 +203,24 @@ def _build(target: Any, state: Any) -> None:
         raise _RefusedError("a state for what is no array")
 
 
-def _elements(top: Any, n: int) -> list[Array]:
+def _elements(top: Any, n: int, most_rows: int) -> list[Array]:
     if not isinstance(top, _Array) or not top.state:
         raise _RefusedError("no array")
     shape, kind, _, _, payload = top.state
     if kind != "O8" or shape != (n,) or not isinstance(payload, list) or len(payload) != n:
         raise _RefusedError(f"not {n} objects")
-    return [_numbers(item) for item in payload]
+    # One list may be named many times: what is made of it must not outgrow the file.
+    if sum(len(item) for item in payload if isinstance(item, list)) > most_rows:
+        raise _RefusedError(f"more than {most_rows} rows")
+    return [_rows(item) if isinstance(item, list) else _numbers(item) for item in payload]
+
+
+def _rows(items: list[Any]) -> Array:
+    """The research code's joined truth: a list with an array of numbers for each row."""
+    rows = [_numbers(item) for item in items]
+    if not rows or len({row.shape for row in rows}) > 1 or rows[0].ndim != 1 or len({row.dtype for row in rows}) > 1:
+        raise _RefusedError("a list that is no table")
+    return np.array(rows)
 
 
 def _numbers(item: Any) -> Array:

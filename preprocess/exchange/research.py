@@ -66,6 +66,19 @@ def angle_order(geometry: Geometry, tpc: int) -> list[int]:
     return [int(i) for i in np.argsort(angles, kind="stable")]
 
 
+def charge_order(geometry: Geometry, tpc: int) -> list[int]:
+    """``angle_order`` of an image's planes; ConfigError where TPCs of different orders were joined to one."""
+    orders = {n: angle_order(geometry, n) for n in geometry.joined or [tpc]}
+    first, *others = orders
+    for other in others:
+        if orders[other] != orders[first]:
+            raise ConfigError(
+                f"the planes of TPCs {first} and {other} of {geometry.detector} have different orders by angle, so xy "
+                "files cannot hold them joined. Fix: join those of one side"
+            )
+    return orders[first]
+
+
 @dataclass
 class XyEvent:
     """One event of an `xy` file, its voxels sorted by (x, y, z); values as they are in the file.

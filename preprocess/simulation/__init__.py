@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from larstore import fs
 from larstore.errors import ConfigError, InputError
 from preprocess.detector.model import Detector, Tpc
 from preprocess.simulation.config import SimulationConfig
@@ -82,7 +83,8 @@ def simulate(
     responses = responses_of(detector, tpcs, config or SimulationConfig())
     sizes = [source.n_events for source in depos] if depos else [events_per_file] * n_files
     folder = Path(out_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    with fs.explained(folder, "create the directory"):
+        folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     n_all, done = sum(sizes) * len(responses), itertools.count(1)
 

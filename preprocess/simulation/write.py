@@ -15,6 +15,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from larstore import fs
 from larstore.errors import ConfigError
 
 FAST = 1  # compression level: frames are mostly zeros
@@ -115,9 +116,10 @@ def _write_tar(stream: IO[bytes] | gzip.GzipFile | bz2.BZ2File, members: Iterabl
 @contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as stream:
-            yield stream
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with fs.explained(path, "write"):
+        try:
+            with part.open("wb") as stream:
+                yield stream
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from preprocess.areas import LANES, TILE
+from preprocess.areas import PERMILLE, TILE
 from preprocess.overlap import PATCH, Overlaps
 
 
@@ -29,9 +29,9 @@ def all_shares(overlaps: Overlaps, n_z: int) -> Shares:
     counts = starts[1:] - starts[:-1]
     group = np.repeat(np.arange(len(counts)), counts)  # tile and plane of each entry
     tile = group // n_planes
-    lane = np.arange(len(group)) - starts[tile * n_planes]
-    block = overlaps.tile_block[tile].astype(np.int64) + lane // LANES
-    entry, bit = np.nonzero(overlaps.entry_mask[:, None] >> np.arange(TILE * TILE, dtype=np.uint16) & 1)
+    entry, bit = np.nonzero(overlaps.entry_pixels[:, None] >> np.arange(TILE * TILE, dtype=np.uint32) & 1)
+    area = overlaps.area[overlaps.tile_layer[tile[entry]] + overlaps.entry_layer[entry], bit]
+    rest = overlaps.entry_pixels[entry] >> (bit + TILE * TILE).astype(np.uint32) & 1
     tile = tile[entry]
     patch, place = tile // PATCH**2, tile % PATCH**2
     patches_z = -(-n_z // (TILE * PATCH))
@@ -40,5 +40,5 @@ def all_shares(overlaps: Overlaps, n_z: int) -> Shares:
         (TILE * (PATCH * (patch % patches_z) + place % PATCH) + bit % TILE).astype(np.uint16),
         (group[entry] % n_planes).astype(np.uint8),
         np.minimum(overlaps.entry_column, len(overlaps.column_plane)).astype(np.int32)[entry],
-        overlaps.area[block[entry], bit, lane[entry] % LANES],
+        np.where(rest, PERMILLE - area, area),
     )

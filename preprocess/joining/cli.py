@@ -1,0 +1,111 @@
+"""Subcommand `join`; whatever is heavy is imported when it runs."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from larstore.option_values import inclusive_range, whole_numbers
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from preprocess.joining.joining import Joined
+
+SHOWN = 10  # events that are named
+
+
+def join_command(
+    store: Annotated[Path, typer.Argument(help="A store with images of single TPCs.", show_default=False)],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The new store: created, or continued.")],
+    tpcs: Annotated[str, typer.Option(metavar="1,5,9", help="The TPCs to join, in any order.")],
+    files: Annotated[
+        str | None, typer.Option(metavar="A:B", help="Only files A to B, both included, or only A.")
+    ] = None,
+    incomplete: Annotated[
+        str, typer.Option(metavar="skip|keep", help="Events that lack a TPC: leave them out, or keep what they have.")
+    ] = "skip",
+    ticks: Annotated[
+        int | None, typer.Option(min=1, help="Ticks of the read-out; default: as the detector says.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads; default: one for each core, 8 at most.")] = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="Join on a Dask cluster instead, as `larstore preprocess` does.")
+    ] = None,
+    workers: Annotated[
+        str | None, typer.Option(metavar="N|MIN:MAX", help="Worker processes of the cluster, or how few and many.")
+    ] = None,
+    break_lock: Annotated[bool, typer.Option("--break-lock", help="Take over the lock of a dead host.")] = False,
+) -> None:
+    """Join the images of several TPCs of each event into one, in a common frame with the true gap between them.
+
+    Run again, it does only what is missing.
+
+    Example: larstore join run.zarr -o joined.zarr --tpcs 1,5,9
+    """
+    numbers, chosen = whole_numbers(tpcs, "--tpcs"), inclusive_range(files, "--files")
+    if incomplete not in ("skip", "keep"):
+        raise typer.BadParameter(f"{incomplete!r}: give skip or keep", param_hint="--incomplete")
+    number = inclusive_range(workers, "--workers")
+    from preprocess.interrupts import terminable
+    from preprocess.joining.joining import Joined, check, join
+    from preprocess.progress import bar
+
+    # What is wrong is said in one line, without a bar.
+    plan = check(store, output, numbers, files=chosen, incomplete=incomplete, ticks=ticks)
+    if plan.store.root.pixels or plan.store.predictions:
+        left = [*sorted(plan.store.predictions), *(["pixels"] if plan.store.root.pixels else [])]
+        print(f"larstore: not joined, only in {store}: {', '.join(left)}", file=sys.stderr)
+    try:
+        with terminable(), _connected(cluster, number) as client, bar("joining", len(plan.events), "events") as advance:
+
+            def show(done: Joined, n_events: int) -> None:
+                advance(done.images + done.images_before)
+
+            done = join(
+                store, output, numbers, files=chosen, incomplete=incomplete, ticks=ticks, threads=threads,
+                client=client, break_lock=break_lock, progress=show,
+            )  # fmt: skip
+    except KeyboardInterrupt as interrupt:
+        print(f"larstore: stopped. {output} keeps what is committed; run it again for the rest", file=sys.stderr)
+        raise typer.Exit(130) from interrupt
+    _tell(done, output, incomplete == "keep")
+    if done.failures:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _connected(cluster: str | None, workers: tuple[int, int] | None) -> "Iterator[Client | None]":
+    """A client of a cluster, if one is asked for."""
+    if cluster is None and workers is None:
+        yield None
+        return
+    from preprocess.cluster import make_cluster
+
+    with make_cluster(cluster or "local", workers) as client:
+        yield client
+
+
+def _tell(done: "Joined", output: Path, kept: bool) -> None:
+    """The result to stdout, what is not in it to stderr."""
+    x, y, z = done.shape
+    print(
+        f"{output}: {done.images:,} images ({done.images_before:,} were there before), {done.voxels:,} voxels "
+        f"({done.shared:,} on another TPC's, summed) in a frame of {x or '?'} × {y} × {z}, {done.seconds:.1f} s"
+    )
+    lacking = [f"({file}, {event}) lacks {','.join(map(str, tpcs))}" for file, event, tpcs in done.incomplete]
+    _list(f"{'joined without' if kept else 'left out for'} a missing TPC: (file, event)", lacking)
+    _list(
+        "left out, run, subrun or frame number differ between TPCs: (file, event)", [f"{key}" for key in done.differing]
+    )
+    _list("failed:", [f"file {each.file}, {each.error}" for each in done.failures])
+
+
+def _list(what: str, events: list[str]) -> None:
+    if events:
+        more = f"; and {len(events) - SHOWN:,} more" if len(events) > SHOWN else ""
+        listed = "; ".join(events[:SHOWN])
+        print(f"larstore: {len(events):,} event(s) {what} {listed}{more}", file=sys.stderr)
