@@ -22,9 +22,9 @@ demo: venv
 test: venv
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
-# What takes longer: kills, whole runs, the wheel.
+# What takes longer: kills, a real Slurm, whole runs, notebooks, the wheel.
 test-all: venv
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 lint: venv
 	$(BIN)/ruff check .
@@ -36,11 +36,13 @@ format: venv
 	$(BIN)/ruff format .
 
 bench: venv
-	for bench in store detector tiling sparse; do $(BIN)/python -m tests.benchmarks.bench_$$bench || exit 1; done
+	for bench in store detector tiling run sparse; do $(BIN)/python -m tests.benchmarks.bench_$$bench || exit 1; done
 
-# The page and figure of docs/ that a benchmark writes; run it on a quiet machine.
+# The pages and figures of docs/ that benchmarks write, within an hour; run it on a quiet machine.
 bench-docs: venv
 	$(BIN)/python -m tests.benchmarks.bench_tiling --docs docs
+	$(BIN)/python -m tests.benchmarks.bench_store --docs docs
+	$(BIN)/python -m tests.benchmarks.bench_run --docs docs --units 1000000
 
 clean:
 	rm -rf $(VENV) build *.egg-info $(DEMO_DIR)

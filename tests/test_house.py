@@ -59,6 +59,8 @@ def test_help_is_light():
         "inspect",
         "preprocess",
         "redownsample",
+        "join",
+        "status",
         "simulate",
         "train",
         "infer",

@@ -52,7 +52,7 @@ def count_steps(stream: ImageStream, n_epochs: int) -> int:
 
 
 def describe_stores(loaders: list[StreamLoader | None]) -> list[dict[str, Any]]:
-    """Path, commit, geometry and units of each store, as a checkpoint keeps them."""
+    """Path, commit, the root's sha256, geometry and units of each store, as a checkpoint keeps them."""
     found = {}
     for loader in loaders:
         for selection in loader.stream.selections if loader else ():
@@ -60,6 +60,7 @@ def describe_stores(loaders: list[StreamLoader | None]) -> list[dict[str, Any]]:
             found[str(selection.store.path)] = {
                 "path": str(selection.store.path),
                 "commit": attributes["commit"],
+                "sha256": attributes["sha256"],
                 "geometry_hash": attributes["geometry_hash"],
                 "units": attributes["units"],
             }

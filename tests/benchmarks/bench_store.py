@@ -1,55 +1,198 @@
-"""Reading a store: an epoch in order, beside a bare loop that decodes the same shards, and npz files."""
+"""Reading and writing a store beside what people use instead. Every figure is a ratio within one run.
 
+python -m tests.benchmarks.bench_store [--docs docs]     recorded frames come in with LARSTORE_TEST_DATA
+"""
+
+import argparse
+import multiprocessing
+import pickle
+import shutil
 import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 import larstore
-from larstore.shards import MISSING, decode_chunk, decode_index, pool
-from larstore.testing import make_store
-from tests.benchmarks.side_by_side import machine_line, print_table, side_by_side
+import larstore.format
+from larstore.block import shards_needed
+from larstore.records import ImageRecord
+from tests.benchmarks.side_by_side import machine_line, markdown, side_by_side
+from tests.benchmarks.store_baselines import Hdf5File, NpzFiles, chunks_of, decode_chunks, decode_shards
+from tests.benchmarks.store_samples import EVENTS, new_store, plain, recorded, recorded_data, simulated, write_store
+from tests.benchmarks.store_sizes import codec_rows, totals
 
-ARRAYS = ("voxels/coords", "voxels/charge", "voxels/truth")
+PATHS = ("voxels/coords", "voxels/charge", "voxels/live", "voxels/truth")
+GROUP = 8  # images that are read together, as a loader does
+PICKS = 20  # images at random
+WRITTEN = 10  # images of a task that writes
+BARE = "bare loop over the shards"
+HDF5 = "HDF5 without compression"
+NPZ = "npz, a file a unit"
+SINGLE = "one image at random"
+DECODED = "its chunks, in memory, checked and decoded in one thread"
+
+
+def touch(images: Sequence[larstore.Image]) -> int:
+    """Use the arrays of images; returns their bytes."""
+    total = 0
+    for image in images:
+        truth = image.truth
+        total += image.coords.nbytes + image.charge.nbytes + image.live.nbytes + (0 if truth is None else truth.nbytes)
+    return total
+
+
+def epoch(path: Path, starts: Sequence[int]) -> int:
+    """All images of a newly opened store, in groups of neighbours that begin at ``starts``."""
+    selection = larstore.open(path).select()
+    return sum(touch(selection.read(start, min(start + GROUP, len(selection)))) for start in starts)
+
+
+def reading_rows(name: str, folder: Path, units: Sequence[Sequence[ImageRecord]]) -> Iterator[list[str]]:
+    """Epochs and single images of one sample: milliseconds, GB/s, and how often faster than each baseline."""
+    path = write_store(folder / f"{name}.zarr", units)
+    npz, hdf5 = NpzFiles(folder / f"{name}-npz", units), Hdf5File(folder / f"{name}.h5", units)
+    selection = larstore.open(path).select()
+    layouts = [selection.store.reader(array).layout for array in PATHS]
+    n_images, in_order = len(selection), range(0, len(selection), GROUP)
+    n_bytes = epoch(path, in_order)
+    rng = np.random.default_rng(0)
+    source, target = np.ones(n_bytes, np.uint8), np.ones(n_bytes, np.uint8)
+    whole: dict[str, Callable[[], object]] = {
+        "epoch in order": lambda: epoch(path, in_order),
+        "epoch shuffled by block": lambda: epoch(path, rng.permutation(in_order).tolist()),
+        BARE: lambda: decode_shards(path, layouts),
+        NPZ: lambda: [len(npz.unit(number)) for number in range(len(units))],  # nobody keeps what was read
+        HDF5: lambda: [len(hdf5.image(number)) for number in range(n_images)],
+        "memcpy": lambda: np.copyto(target, source),
+    }
+    picks = rng.integers(n_images, size=PICKS).tolist()
+    unit_of = [(number, event) for number, images in enumerate(units) for event in range(len(images))]
+    starts, counts = selection.column("voxel_start").tolist(), selection.column("voxel_count").tolist()
+    stored = [chunks_of(path, layouts, starts[i], starts[i] + counts[i]) for i in picks]
+    single: dict[str, Callable[[], object]] = {
+        SINGLE: lambda: [touch(selection.read(i, i + 1)) for i in picks],
+        DECODED: lambda: [decode_chunks(chunks) for chunks in stored],
+        HDF5: lambda: [len(hdf5.image(i)) for i in picks],
+        NPZ: lambda: [len(npz.image(*unit_of[i])) for i in picks[:2]],
+    }
+    voxels = int(selection.column("voxel_count").sum())
+    yield [f"**{name}**: {n_images} images, {voxels:,} voxels, {n_bytes / 1e6:.0f} MB", "", "", "", "", ""]
+    seconds = side_by_side(whole)
+    for key, value in seconds.items():
+        yield [
+            key,
+            f"{value * 1e3:.1f}",
+            f"{n_bytes / value / 1e9:.2f}",
+            *(f"{seconds[other] / value:.2f}" for other in (BARE, NPZ, HDF5)),
+        ]
+    times = side_by_side(single)
+    each = {key: value / (2 if key == NPZ else PICKS) for key, value in times.items()}
+    for key, value in each.items():
+        ratios = (each[other] / value for other in (NPZ, HDF5))
+        yield [key if key in (SINGLE, DECODED) else f"the same from {key}", f"{value * 1e3:.2f}", "", "",
+               *(f"{ratio:.2f}" for ratio in ratios)]  # fmt: skip
+
+
+_held: list[list[ImageRecord]] = []
+
+
+def hold(file: str) -> None:
+    """A worker has its images at hand, as if it had just tiled them."""
+    _held[:] = pickle.loads(Path(file).read_bytes())  # noqa: S301 - we wrote it
+
+
+def write_unit(path: str, spec: larstore.BlockSpec, number: int) -> larstore.Receipt:
+    """A worker's task."""
+    return larstore.write_block(path, spec, _held[number % len(_held)])
+
+
+def writing(folder: Path, units: Sequence[Sequence[ImageRecord]], tasks: int = 8, rounds: int = 5) -> list[float]:
+    """Seconds to write so many units and commit them with one and with two worker processes; medians, in turns."""
+    context, file = multiprocessing.get_context("spawn"), folder / "units.pickle"
+    file.write_bytes(pickle.dumps([plain(images) for images in units]))
+    n_shards = max(shards_needed(larstore.format.SHARD_ROWS, images) for images in units)
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    with (
+        ProcessPoolExecutor(1, context, hold, (str(file),)) as one,
+        ProcessPoolExecutor(2, context, hold, (str(file),)) as two,
+    ):
+        for count in range(rounds + 1):
+            for workers, pool in ((1, one), (2, two)):
+                path = new_store(folder / "written.zarr")
+                with larstore.StoreWriter(path) as writer:
+                    specs = [writer.reserve(n_shards) for _ in range(tasks)]
+                    list(pool.map(time.sleep, [0.1] * workers))  # all of them are there
+                    start = time.perf_counter()
+                    writer.commit(list(pool.map(write_unit, [str(path)] * tasks, specs, range(tasks))))
+                    if count:
+                        seconds[workers].append(time.perf_counter() - start)
+                shutil.rmtree(path)
+    return [float(np.median(seconds[n])) for n in (1, 2)]
+
+
+def page(folder: Path) -> str:
+    """The page, in markdown."""
+    samples = {"simulated": simulated(folder / "inputs")}
+    shutil.rmtree(folder / "inputs")
+    data = recorded_data()
+    if data is not None:
+        samples["recorded"] = recorded(data)
+    reading = [row for name, units in samples.items() for row in reading_rows(name, folder, units)]
+    parts = [images[i : i + WRITTEN] for images in samples["simulated"] for i in range(0, len(images), WRITTEN)]
+    alone, together = writing(folder, parts)
+    both = [images for units in samples.values() for images in units]
+    sizes = [
+        [name, *(f"{part:.3f}" for part in totals(units))] for name, units in [*samples.items(), ("together", both)]
+    ]
+    return f"""# How fast and how small a store is
+
+Written by `python -m tests.benchmarks.bench_store --docs docs` on {time.strftime("%Y-%m-%d")}:
+{machine_line("zarr", "numcodecs", "h5py")}.
+
+Images of ProtoDUNE-SP events of the simulator (threshold 300 e a tick), and of recorded-like frames of two detectors at
+thresholds of 1 and 2000 e, in memory. **{BARE}**: read each file, check and decode every chunk, in the same threads.
+**{NPZ}**: `savez_compressed` of its {EVENTS} events, all of which have to be read for any. **{
+        HDF5
+    }**: contiguous arrays.
+All in turns in one run, and nothing of what was read is kept; medians. Ratios are the others' time over this one's:
+more is faster. **{DECODED}**: what is left of an image's time without files, calls and threads.
+
+{markdown(["", "ms", "GB/s", "× bare loop", "× npz", "× HDF5"], reading)}
+
+**Size** on disk beside `savez_compressed` of the same arrays; with `--charge-bits 9` charges keep 1e-3 of each value:
+
+{markdown(["", "coords", "all arrays", "all, charges rounded"], sizes)}
+
+**Codecs** that were tried, sizes beside the npz of the array, one thread. Charges hardly compress whatever is done (but
+for their sign and exponent), so the one that decodes fastest is taken:
+
+{
+        markdown(
+            ["array", "codec", *(f"size, {name}" for name in samples), "encode, GB/s", "decode, GB/s"],
+            list(codec_rows(samples)),
+        )
+    }
+
+**Writing** eight tasks of {WRITTEN} images, with the commit: {alone * 1e3:.0f} ms with one worker process,
+{together * 1e3:.0f} ms with two: **{alone / together:.2f}** × as fast.
+"""
 
 
 def main() -> None:
-    """Print a table for a store of synthetic images."""
-    print(machine_line("zarr", "numcodecs"))
-    with tempfile.TemporaryDirectory() as folder:
-        path = make_store(
-            Path(folder) / "run.zarr", n_files=8, n_events=5, n_voxels=30_000, shard_rows=2**21, chunk_rows=2**14
-        )
-        part = larstore.open(path).select()
-        voxels = int(part.column("voxel_count").sum())
-        for number, image in enumerate(part):
-            np.savez_compressed(Path(folder) / f"{number}.npz", a=image.coords, b=image.charge, c=image.truth)
-
-        layouts = [larstore.open(path).reader(name).layout for name in ARRAYS]
-
-        def bare() -> None:
-            for layout in layouts:
-                for file in sorted((path / layout.path / "c").rglob("0" if layout.width else "*")):
-                    if file.is_file():
-                        data = file.read_bytes()
-                        body = len(data) - layout.index_bytes
-                        index = decode_index(layout, data[body:], body)
-                        blobs = [data[o : o + n] for o, n in index.tolist() if o != MISSING]
-                        list(pool().map(lambda blob, layout=layout: decode_chunk(layout, blob), blobs))
-
-        def epoch() -> None:
-            selection = larstore.open(path).select()
-            for start in range(0, len(selection), 8):
-                for image in selection.read(start, min(start + 8, len(selection))):
-                    _ = image.coords, image.charge, image.truth
-
-        def files() -> None:
-            for number in range(len(part)):
-                with np.load(Path(folder) / f"{number}.npz") as archive:
-                    _ = archive["a"], archive["b"], archive["c"]
-
-        seconds = side_by_side({"decode whole shards": bare, "epoch in order": epoch, "npz per image": files})
-        print_table(f"{len(part)} images, {voxels:,} voxels", seconds, "decode whole shards", "voxels", voxels)
+    """Print the page, or write it to a folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--docs", type=Path, help="folder for store-speed.md")
+    docs = parser.parse_args().docs
+    memory = Path("/dev/shm")  # the disk's own speed is no part of the comparison
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        text = page(Path(folder))
+    if docs is None:
+        print(text)
+    else:
+        (docs / "store-speed.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from preprocess.plan import Unit
 from preprocess.simulation import SimulationConfig, simulate
 from preprocess.sources import open_source
 from preprocess.voxels import Tiler
-from tests.benchmarks.side_by_side import machine_line, side_by_side
+from tests.benchmarks.side_by_side import machine_line, markdown, side_by_side
 from tests.benchmarks.tiling_floor import Floor
 from tests.benchmarks.tiling_growth import growth
 
@@ -49,7 +49,7 @@ def events(folder: Path) -> Iterator[tuple[str, Tiler, np.ndarray, dict]]:
             yield name, golden, file["arr_1"], RULE
     detector = load_detector("protodune-sp")
     tiler = Tiler(detector.tpc(1))
-    for muons, threshold in ((2.0, 2000.0), (15.0, 300.0), (40.0, 300.0)):
+    for muons, threshold in ((2.0, 2000.0), (15.0, 300.0), (120.0, 300.0)):
         (path,) = simulate(folder / str(muons), detector, seed=1, config=SimulationConfig(muons=muons))
         (event,) = open_source(Path(path)).events(tiler.tpc)
         yield f"{muons:.0f} simulated muons, {threshold:.0f} e", tiler, event.waveform, {"threshold": threshold}
@@ -118,12 +118,6 @@ def first_call() -> float:
     runs = [subprocess.run([sys.executable, "-c", FIRST_CALL], capture_output=True, text=True, check=True)
             for _ in range(4)]  # fmt: skip
     return float(np.median([float(run.stdout) for run in runs[1:]]))
-
-
-def markdown(titles: list[str], rows: list[list[str]]) -> str:
-    """A table."""
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main() -> None:

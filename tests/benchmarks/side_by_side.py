@@ -40,3 +40,9 @@ def print_table(title: str, seconds: dict[str, float], reference: str, unit: str
     for name, value in seconds.items():
         rate = f"  {amount / value:10.3g} {unit}/s" if amount else ""
         print(f"  {name:40s} {value * 1e3:10.2f} ms  {value / seconds[reference]:6.2f} × {reference}{rate}")
+
+
+def markdown(titles: list[str], rows: list[list[str]]) -> str:
+    """A table for a page."""
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numba import njit
 
-from preprocess.areas import LANES
+from preprocess.areas import PERMILLE
 from preprocess.voxels import Tiler, Voxels
 
 PATCH_PIXELS = 32
@@ -41,15 +41,15 @@ def contributions(pixels, voxel, overlaps, patches_z, out_target, out_source, ou
         y, z = np.int64(pixels[i, 1]), np.int64(pixels[i, 2])
         tile = 64 * ((y >> 5) * patches_z + (z >> 5)) + 8 * ((y >> 2) & 7) + ((z >> 2) & 7)
         bit = 4 * (y & 3) + (z & 3)
-        first = np.int64(overlaps.tile_start[tile * n_planes])
         for p in range(n_planes):
             for entry in range(overlaps.tile_start[tile * n_planes + p], overlaps.tile_start[tile * n_planes + p + 1]):
-                column, lane = np.int64(overlaps.entry_column[entry]), np.int64(entry) - first
-                if (overlaps.entry_mask[entry] >> bit) & 1 and column < n_columns:
+                column, pixels_in = np.int64(overlaps.entry_column[entry]), np.int64(overlaps.entry_pixels[entry])
+                if (pixels_in >> bit) & 1 and column < n_columns:
                     if out_target.shape[0]:
                         out_target[n] = voxel[i] * n_planes + p
                         out_source[n] = np.int64(pixels[i, 0]) * n_columns + column
-                        out_area[n] = overlaps.area[overlaps.tile_block[tile] + lane // LANES, bit, lane % LANES]
+                        area = overlaps.area[np.int64(overlaps.tile_layer[tile]) + overlaps.entry_layer[entry], bit]
+                        out_area[n] = PERMILLE - area if (pixels_in >> (16 + bit)) & 1 else area
                     n += 1
     return n
 

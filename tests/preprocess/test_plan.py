@@ -1,5 +1,6 @@
 """Inputs become units: numbers, filters, duplicates, and what is left out because it is done."""
 
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from larstore.records import InputFile
 from larstore.testing import make_image
 from preprocess.config import RunConfig, load_run_config
 from preprocess.detector import load_detector
-from preprocess.plan import Unit, batches, find_inputs, make_plan
+from preprocess.plan import Unit, find_inputs, make_plan, next_batch
 
 
 @pytest.fixture(scope="module")
@@ -131,11 +132,14 @@ def test_big_units_first_and_small_ones_together(tmp_path, detector):
     paths = [write_npz(tmp_path / f"a_{i}_wire-TPC1.npz", events=1 + i % 3) for i in range(6)]
     units = make_plan(config(tmp_path, *paths), detector, None).units
     assert [unit.size for unit in units] == sorted((unit.size for unit in units), reverse=True)
-    tasks = batches(units, sum(unit.size for unit in units) // 2)
+    todo, tasks, half = deque(units), [], sum(unit.size for unit in units) // 2
+    while todo:
+        tasks.append(next_batch(todo, half))
     assert [unit for task in tasks for unit in task] == units
     assert 2 <= len(tasks) <= 3
-    assert batches([Unit("big", 1, 1, 10**9)], 10) == [(Unit("big", 1, 1, 10**9),)]
-    assert batches([], 10) == []
+    assert all(sum(unit.size for unit in task) <= half for task in tasks)
+    big = Unit("big", 1, 1, 10**9)
+    assert next_batch(deque([big, big]), 10) == (big,)
 
 
 @pytest.mark.parametrize(

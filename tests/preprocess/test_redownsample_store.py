@@ -16,8 +16,8 @@ from larstore.cli import build_app
 from larstore.errors import ConfigError, StoreError
 from larstore.records import Failure, InputFile
 from larstore.testing import add_images, make_image, make_store
+from preprocess import coordinator, runner
 from preprocess import downsampling as module
-from preprocess import runner
 from preprocess.cluster import make_cluster
 from preprocess.config import RunConfig
 from preprocess.downsampling import redownsample
@@ -280,7 +280,7 @@ def test_wrong_usage_is_told(source, tmp_path):
 @pytest.mark.slow
 def test_a_run_with_small_blocks_keeps_whole_units(tmp_path, monkeypatch):
     """Blocks overflow and are asked for again; a unit whose third event is bad leaves nothing of the first two."""
-    monkeypatch.setattr(runner, "PIXEL_SHARDS", 2)
+    monkeypatch.setattr(coordinator, "PIXEL_SHARDS", 2)
     raw, detector = tmp_path / "raw", small_detector(tmp_path)
     make_inputs(raw, detector, n_files=2, n_events=3)
     random_numbers = np.random.default_rng(0)

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -14,8 +12,9 @@ import pytest
 import larstore
 from larstore.errors import StoreError
 from preprocess.cluster import make_cluster
-from preprocess.config import RunConfig
+from preprocess.config import RunConfig, load_run_config
 from preprocess.runner import run
+from tests.preprocess.commands import larstore_command
 
 DETECTOR = "protodune-sp-2021"
 
@@ -30,12 +29,6 @@ def write_npz(path: Path, seed: int = 0, events: int = 1) -> Path:
         arrays.append(waveform)
     np.savez(path, *arrays)
     return path
-
-
-def larstore_command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "larstore.cli", *map(str, arguments)], capture_output=True, text=True, timeout=250
-    )
 
 
 def test_bad_files_are_recorded_and_the_rest_goes_on(tmp_path):
@@ -136,10 +129,21 @@ def test_other_settings_than_the_stores_are_refused(tmp_path):
         (["--downsample", "8,x,4"], 2, "--downsample"),
         (["--workers", "0"], 2, "--workers"),
         (["--files", "7:x"], 2, "--files"),
-        (["--files", "9:3"], 1, "files 9:3 is empty"),
+        (["--files", "9:3"], 2, "--files"),
+        (["--files", "1:"], 2, "--files"),
+        (["--set", "tpcs=x"], 1, "tpcs 'x': should be a list in brackets"),
+        (["--set", "files=[9,3]"], 1, "files 9:3 is empty"),
         (["--set", "treshold=3"], 1, "did you mean threshold"),
+        (["--set", "scale=0"], 1, "scale 0: makes nothing of every charge"),
+        (["--threshold", "nan"], 1, "threshold nan"),
+        (["--downsample", "70000,4,4"], 1, "downsample.0 70000"),
+        (["--min-live-planes", "4"], 1, "min_live_planes 4: protodune-sp-2021 has 3 planes"),
+        (["--threads", "100000"], 1, "threads 100000"),
+        (["--set", "shard_rows=1"], 1, "shard_rows 1 is no multiple of chunk_rows 16384"),
+        (["--set", "workers=0:0"], 1, "at least 1"),
         (["--detector", "protodune"], 1, "Unknown detector"),
         (["--cluster", "slurm"], 1, "--cluster slurm"),
+        (["-o", "https://example.org/run.zarr"], 1, "https://example.org/run.zarr: a URL can only be read. Fix: write"),
     ],
 )
 def test_wrong_usage(tmp_path, arguments, code, words):
@@ -151,6 +155,41 @@ def test_wrong_usage(tmp_path, arguments, code, words):
     assert "Traceback" not in done.stderr
     assert code == 2 or len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "run.zarr").exists()
+
+
+def test_ranges_in_settings_are_ranges(tmp_path):
+    """YAML 1.1 would make 61 and 125 of them."""
+    given = {"inputs": ["a"], "output": tmp_path / "run.zarr", "detector": DETECTOR}
+    config = load_run_config(None, given, ["workers=1:1", "files=2:5"])
+    assert (config.workers, config.files) == ((1, 1), (2, 5))
+    assert load_run_config(None, given, ["files=7"]).files == (7, 7)
+    assert load_run_config(None, given, ["tpcs=1,5"]).tpcs == (1, 5)
+    assert load_run_config(None, given, ["tpcs=1"]).tpcs == (1,)
+    assert load_run_config(None, given, ["downsample=4,2,2"]).downsample == (4, 2, 2)
+
+
+def test_names_with_brackets_are_names(tmp_path):
+    write_npz(tmp_path / "a_1_wire-TPC1.npz")
+    output = tmp_path / "run[bold]x[" / "i[red].zarr"
+    output.parent.mkdir()
+    done = larstore_command(
+        "preprocess", tmp_path / "a_1_wire-TPC1.npz", "-o", output, "--detector", DETECTOR, "--workers", 1
+    )
+    assert done.returncode == 0, done.stderr
+    for said in (done.stdout, larstore_command("info", output).stdout, larstore_command("index", output).stdout):
+        assert "i[red].zarr" in "".join(said.split())
+
+
+def test_failures_are_in_the_log_and_in_info(tmp_path):
+    write_npz(tmp_path / "a_1_wire-TPC1.npz")
+    (tmp_path / "a_2_wire-TPC1.npz").write_bytes(b"PK nothing else")
+    output = tmp_path / "run.zarr"
+    done = larstore_command("preprocess", tmp_path, "-o", output, "--detector", DETECTOR, "--workers", 1)
+    assert done.returncode == 1
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("failed: "))
+    assert "a_2_wire-TPC1.npz" in line
+    assert line in larstore_command("info", output).stdout
+    assert line in output.with_suffix(".log").read_text(encoding="utf-8")
 
 
 def test_a_dry_run_shows_the_plan_and_writes_nothing(tmp_path):

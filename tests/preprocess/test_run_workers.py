@@ -5,10 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
-from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 from distributed import Client, LocalCluster
@@ -18,45 +15,15 @@ from preprocess.cluster import make_cluster
 from preprocess.config import RunConfig
 from preprocess.runner import run
 from preprocess.testing import SMALL_DETECTOR, make_inputs, small_detector, write_small_detector
+from tests.preprocess.small_runs import fault, make_config, write_read_out
 
 FILES = 7
 
 
-def make_config(tmp_path: Path, **options) -> RunConfig:
-    """A run over small read-outs, lit in a few places."""
-    rng = np.random.default_rng(0)
-    for file in range(FILES):
-        waveform = np.zeros((64, 2560), np.float32)
-        waveform[rng.integers(0, 64, 400), rng.integers(0, 2560, 400)] = rng.uniform(0.1, 5, 400)
-        np.savez(tmp_path / f"a_{file}_wire-TPC1.npz", waveform)
-    settings = {"task_bytes": 1, "min_live_planes": 1, "truth": None} | options
-    return RunConfig(inputs=(str(tmp_path),), output=tmp_path / "run.zarr", detector="protodune-sp-2021", **settings)
-
-
-def fault(name: str, what: str) -> Callable[[], None]:
-    """For every worker, also restarted ones: the unit of a file ``name`` kills its process, or raises.
-
-    Nested, so that it travels by value: workers cannot import a test.
-    """
-
-    def install() -> None:
-        import preprocess.runner
-
-        unpatched = preprocess.runner.process_unit
-
-        def patched(unit, *arguments):
-            time.sleep(0.2)  # so that other units wait on the same worker
-            if name in unit.path and what == "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
-            if name in unit.path and what == "raise":
-                raise ZeroDivisionError("planted\nfault")
-            return unpatched(unit, *arguments)
-
-        preprocess.runner.process_unit = patched
-
-    return install
-
-
+@pytest.mark.fault(
+    "a unit kills its worker each time (a crash, too much memory)",
+    "after two deaths it is tried alone, after the third it is recorded in `failures/`; all others are done",
+)
 @pytest.mark.parametrize("task_bytes", [1, pytest.param(10**9, marks=pytest.mark.slow)], ids=["alone", "batched"])
 def test_a_unit_that_kills_its_workers_is_given_up_alone(tmp_path, task_bytes):
     config = make_config(tmp_path, task_bytes=task_bytes)
@@ -71,6 +38,10 @@ def test_a_unit_that_kills_its_workers_is_given_up_alone(tmp_path, task_bytes):
     assert larstore.verify(config.output).ok
 
 
+@pytest.mark.fault(
+    "a fault of the program in one unit",
+    "it is recorded with type and message, its traceback is in the log; all others are done",
+)
 def test_a_bug_in_one_unit_is_a_failure_with_its_type(tmp_path, caplog):
     config = make_config(tmp_path, task_bytes=10**9)
     with make_cluster("local", 1) as client:
@@ -78,11 +49,15 @@ def test_a_bug_in_one_unit_is_a_failure_with_its_type(tmp_path, caplog):
         summary = run(config, client)
     assert summary.units_done == FILES - 1
     assert [failure.error for failure in summary.failures] == [
-        f"{tmp_path / 'a_3_wire-TPC1.npz'}: ZeroDivisionError: planted fault"
+        f"{tmp_path / 'raw' / 'a_3_wire-TPC1.npz'}: ZeroDivisionError: planted fault"
     ]
     assert "Traceback" in caplog.text
 
 
+@pytest.mark.fault(
+    "a worker dies under a scheduler with Dask's own settings",
+    "what it held is done again, at the latest by the next run",
+)
 def test_a_cluster_with_dasks_own_settings_loses_nothing(tmp_path):
     """There dask itself gives a dead worker's tasks to another one, with the block that they had."""
     config = make_config(tmp_path)
@@ -90,7 +65,7 @@ def test_a_cluster_with_dasks_own_settings_loses_nothing(tmp_path):
         LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster) as client,
     ):
-        client.register_worker_callbacks(fault("none", "slow"))
+        client.register_worker_callbacks(fault("none", "0"))
         victim = next(iter(client.run(os.getpid).values()))
 
         def kill() -> None:
@@ -107,6 +82,10 @@ def test_a_cluster_with_dasks_own_settings_loses_nothing(tmp_path):
     assert larstore.verify(config.output).ok
 
 
+@pytest.mark.fault(
+    "a detector's file is edited while workers live on",
+    "they read it again: the store equals that of new workers",
+)
 def test_a_detector_file_that_was_edited_is_read_again_by_old_workers(tmp_path):
     path = write_small_detector(tmp_path)
     make_inputs(tmp_path / "raw", small_detector(tmp_path), n_files=1)
@@ -121,3 +100,23 @@ def test_a_detector_file_that_was_edited_is_read_again_by_old_workers(tmp_path):
         run(RunConfig(output=tmp_path / "new_workers.zarr", **settings), client)
     assert larstore.diff(tmp_path / "before.zarr", tmp_path / "new_workers.zarr")
     assert larstore.diff(tmp_path / "old_workers.zarr", tmp_path / "new_workers.zarr") == []
+
+
+@pytest.mark.slow
+def test_many_small_files_fill_their_shards(tmp_path):
+    """Few files for the file system, however small the inputs: no more than full shards, those in flight, and 150."""
+    for file in range(240):
+        write_read_out(tmp_path / f"a_{file}_wire-TPC1.npz", file, lit=4000)
+    config = RunConfig(
+        inputs=(str(tmp_path),), output=tmp_path / "run.zarr", detector="protodune-sp-2021", min_live_planes=1,
+        truth=None, shard_rows=32_768, chunk_rows=1024, workers=2,
+    )  # fmt: skip
+    with make_cluster("local", 2) as client:
+        summary = run(config, client)
+    assert summary.units_done == 240
+    store = larstore.open(config.output)
+    arrays = sum(len(arrays) for kind, arrays in store.root.row_arrays.items() if kind == "voxel")
+    full = summary.voxels / config.shard_rows
+    assert full > 20  # so that a shard for each input, or for each few, would be too many
+    files = sum(path.is_file() for path in config.output.rglob("*"))
+    assert files <= arrays * (full + 2 * 2) + 150

@@ -5,7 +5,7 @@ import pytest
 from typer.testing import CliRunner
 
 from larstore.cli import build_app
-from larstore.errors import ConfigError, InputError
+from larstore.errors import ConfigError, InputError, StoreError
 from preprocess import open_source
 from preprocess.simulation import Deposits
 from preprocess.testing import small_detector, write_bee
@@ -52,6 +52,13 @@ def test_a_place_moves_the_deposits(tmp_path, files):
     (path,) = result.stdout.split()
     (event,) = open_source(path).events(small_detector(tmp_path).tpc(1), ("depoElectron",))
     assert set(event.truth[:, 1]) == {60}
+
+
+def test_an_output_that_cannot_be_written_is_a_line(tmp_path, files):
+    (tmp_path / "sim").write_text("no folder", encoding="utf-8")
+    result = simulate(tmp_path, "--depos", files[0])
+    assert isinstance(result.exception, StoreError)
+    assert "sim: cannot create the directory (File exists). Fix:" in str(result.exception)
 
 
 @pytest.mark.parametrize("arguments", [["--place", "1,2,3"], ["depos.zip"], ["--depos", "depos.zip", "--events", "3"]])

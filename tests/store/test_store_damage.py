@@ -9,9 +9,10 @@ import pytest
 import larstore
 from larstore.commit import lagging_children
 from larstore.errors import DamageError, LarstoreError, StoreError
-from larstore.format import parse_root, read_root
 from larstore.records import InputFile
+from larstore.root import parse_root, read_root
 from larstore.testing import add_images, make_geometry, make_image
+from tests.store.whole_stores import add_scores
 
 SHARDED = ("voxels/coords", "voxels/charge", "voxels/live", "voxels/truth", "truth/coords", "truth/value")
 
@@ -22,11 +23,7 @@ def made(tmp_path_factory):
     path = tmp_path_factory.mktemp("damage") / "small.zarr"
     larstore.create(path, geometry=make_geometry(n_wires=1), provenance={}, shard_rows=32, chunk_rows=8)
     add_images(path, [make_image(0, 0, 1, 20), make_image(0, 1, 1, 30)])
-    with larstore.PredictionWriter(path, "net", {"checkpoint_sha256": "a"}) as writer:
-        for shard, images in writer.groups(larstore.open(path).select()):
-            writer.write(shard, [(image, np.arange(len(image), dtype=np.float32)) for image in images])
-        writer.commit()
-    return path
+    return add_scores(path, lambda image: np.arange(len(image), dtype=np.float32))
 
 
 @pytest.fixture

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import larstore
 from larstore.errors import StoreError
-from larstore.index import CommittedKeys, newest
+from larstore.index import CommittedKeys, newest, sorted_rows
 from larstore.testing import make_store
 
 small = st.integers(0, 3)
@@ -27,6 +27,22 @@ def test_newest_row_of_each_key(table):
     found = newest(columns[0], columns[1], columns[2], columns[3].astype(bool))
     assert found.tolist() == newest_by_hand(table)
     assert found.dtype == np.int64
+
+
+wide = st.sampled_from([-(2**62), -(2**31), -1, 0, 1, 2**31 - 1, 2**61])
+
+
+@given(st.lists(st.tuples(small | wide, small, small | wide), max_size=30), st.sampled_from(["int32", "int64"]))
+@example([(2**62, 0, 0), (2**62 - 1, 1, 0)], "int64")
+def test_rows_sorted_by_columns(table, dtype):
+    table = [row for row in table if dtype == "int64" or all(-(2**31) <= x < 2**31 for x in row)]
+    columns = np.array(table, dtype=dtype).reshape(-1, 3).T
+    order, starts = sorted_rows(list(columns))
+    expected = sorted(range(len(table)), key=lambda row: (table[row], row))
+    assert order.tolist() == expected
+    before = [None, *(table[row] for row in expected)]
+    assert starts.tolist() == [table[row] != last for row, last in zip(expected, before, strict=False)]
+    assert order.dtype == np.int64
 
 
 class FakeIndex:
@@ -131,7 +147,7 @@ def test_split(store, by):
 
 
 def test_what_cannot_be_split(store):
-    with pytest.raises(StoreError, match=r"cannot split 1 file\(s\)"):
+    with pytest.raises(StoreError, match=r"files=\(2, 2\)>: cannot split fewer than two files"):
         store.select(files=(2, 2)).split(0.5, 0)
     with pytest.raises(StoreError, match="0 < fraction < 1"):
         store.select().split(1.0, 0)

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 import larstore
-from larstore.testing import make_geometry, make_image
+from larstore.cleaning import clean
+from larstore.testing import make_image
+from tests.store.crash_scenarios import new_store
+from tests.store.killed_writers import Expected, context, received, write
 
 WRITER = """
 import sys
@@ -29,8 +32,8 @@ with larstore.StoreWriter(path) as writer:
 """
 
 
-def new_store(path):
-    larstore.create(path, geometry=make_geometry(n_wires=1), provenance={}, shard_rows=32, chunk_rows=8)
+def made(path):
+    new_store(path)
     return path
 
 
@@ -42,11 +45,11 @@ def start(path):
 
 @pytest.mark.slow
 def test_killed_writers(tmp_path):
-    quiet = new_store(tmp_path / "quiet.zarr")
+    quiet = made(tmp_path / "quiet.zarr")
     begin = time.monotonic()
     assert start(quiet).communicate() == ("", None)
     whole = time.monotonic() - begin
-    path = new_store(tmp_path / "killed.zarr")
+    path = made(tmp_path / "killed.zarr")
     rng, kept, killed = random.Random(3), [0], 0
     for _ in range(40):
         process = start(path)
@@ -65,11 +68,11 @@ def test_killed_writers(tmp_path):
     assert kept == sorted(kept)
     assert start(path).communicate() == ("", None)
     assert larstore.diff(path, quiet) == []
-    assert larstore.verify(path).to_dict()["notes"] == []
+    assert all("no commit holds" in note for note in larstore.verify(path).notes)
 
 
 def test_a_reader_beside_a_writer_never_sees_half_a_commit(tmp_path):
-    path = new_store(tmp_path / "a.zarr")
+    path = made(tmp_path / "a.zarr")
     process = start(path)
     seen = []
     while process.poll() is None:
@@ -87,3 +90,48 @@ def test_a_reader_beside_a_writer_never_sees_half_a_commit(tmp_path):
     assert seen == sorted(seen)
     assert all(n % 2 == 0 for n in seen)
     assert seen
+
+
+def kill_writers(path, kills, seed):
+    """Kill writers one after the other; the store is what the living have said of it after each."""
+    new_store(path)
+    rng, expected, steps, flying_kinds = random.Random(seed), Expected(), 0, set()
+    for n in range(kills):
+        here, there = context.Pipe(duplex=False)
+        process = context.Process(target=write, args=(path, there, seed * 1000 + n), daemon=True)
+        process.start()
+        there.close()
+        told = [here.recv() for _ in range(rng.choice([1, 1, 1, 3, 5]))]  # it has begun a step
+        process.join(rng.uniform(0, 0.15))
+        assert process.is_alive()
+        process.kill()
+        process.join()
+        told += received(here)
+        steps += told.count("done")
+        flying = expected.after(told)
+        flying_kinds |= {flying[0]} if flying else set()
+        expected.check(path, flying)
+        report = larstore.verify(path)
+        assert report.ok, report.problems
+    assert all("no commit holds" in note or "mends it" in note for note in report.notes)
+    clean(path, 0)
+    expected.check(path, None)
+    assert larstore.verify(path).ok
+    return steps, flying_kinds
+
+
+def test_some_killed_writers(tmp_path):
+    steps, flying = kill_writers(tmp_path / "a.zarr", 12, seed=1)
+    assert steps
+    assert flying
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_hundred_killed_writers(tmp_path):
+    steps, flying = 0, set()
+    for seed in range(2, 10):  # stores stay small
+        done = kill_writers(tmp_path / f"{seed}.zarr", 26, seed)
+        steps, flying = steps + done[0], flying | done[1]
+    assert steps > 50  # a slow machine gets less far before it is stopped
+    assert flying == {"write", "delete", "predict"}

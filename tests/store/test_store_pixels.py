@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 import larstore
 from larstore.block import _shards
 from larstore.errors import DamageError, StoreError
-from larstore.format import PIXEL_INDEX_COLUMNS, TRUTH_COLUMNS, read_root
+from larstore.format import PIXEL_INDEX_COLUMNS, TRUTH_COLUMNS
 from larstore.records import InputFile
+from larstore.root import read_root
 from larstore.testing import add_images, make_geometry, make_image, make_store
 
 ALL = tuple(TRUTH_COLUMNS)

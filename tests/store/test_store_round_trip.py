@@ -297,6 +297,15 @@ def test_create_refuses_what_exists(tmp_path, content):
     assert sorted(tmp_path.iterdir()) == [path]
 
 
+def test_create_refuses_a_place_inside_a_store(tmp_path):
+    """Nobody would look for it there, and whoever removes the outer one would lose it."""
+    outer = new_store(tmp_path / "a.zarr")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(StoreError, match=r"b\.zarr: lies inside the store .*a\.zarr\. Fix:"):
+        new_store(outer / "deep" / "b.zarr")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.parametrize("value", [object(), float("nan"), {1: 2, "a": 3, (4,): 5}])
 def test_create_with_what_is_no_json_leaves_nothing(tmp_path, value):
     with pytest.raises(StoreError, match="no JSON value"):

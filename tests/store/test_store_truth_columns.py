@@ -188,7 +188,7 @@ def test_columns_need_truth_voxels_and_known_names(tmp_path):
 
 def test_an_index_that_claims_a_column_the_store_lacks_is_reported(store):
     for name in ("collected", "track"):  # as a root edited by hand, and sealed again, would say
-        root = larstore.format.read_root(store)
+        root = larstore.root.read_root(store)
         del root.nodes[f"truth/{name}"]
         (store / "zarr.json").write_bytes(root.sealed())
     assert json.loads((store / "zarr.json").read_text())["attributes"]["larstore"]["commit"] == 1

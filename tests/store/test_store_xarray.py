@@ -95,3 +95,13 @@ def test_the_engine_is_found_by_name_only_for_our_stores(path, tmp_path):
     assert not backend.guess_can_open(tmp_path)
     assert not backend.guess_can_open(3)
     assert "larstore" in xarray.backends.list_engines()
+
+
+def test_a_column_that_no_image_has_is_its_fill(tmp_path):
+    larstore.create(tmp_path / "a.zarr", geometry=make_geometry(), provenance={}, truth_columns=("pdg", "track"))
+    add_images(tmp_path / "a.zarr", [make_image(0, 0, 1, 50, truth_columns=("pdg",))])
+    ds = larstore.open(tmp_path / "a.zarr").select().to_xarray()
+    assert len(ds.truth_track) == len(ds.truth_pdg) > 0
+    assert set(ds.truth_track.values.tolist()) == {-(2**31)}
+    assert ds.truth_track[3] == -(2**31)
+    assert -(2**31) not in ds.truth_pdg.values

@@ -122,7 +122,7 @@ def test_a_checkpoint_explains_itself(finished, store):
     assert about["versions"]["torch"] == torch.__version__
     assert about["threads"] == 1
     assert about["stores"] == [
-        {"path": str(store), **{name: attributes[name] for name in ("commit", "geometry_hash", "units")}}
+        {"path": str(store), **{name: attributes[name] for name in ("commit", "sha256", "geometry_hash", "units")}}
     ]
 
 
