@@ -73,7 +73,7 @@ def test_transposed_convolution(size):
     features = torch.from_numpy(golden["in_features"]).requires_grad_()
     layer = layers.Deconvolution(5, 3, size, size)
     layer.weight.data = torch.from_numpy(golden["weight"])
-    check(golden, features, layer(coarse.replace(features[torch.from_numpy(to)])), layer.weight)
+    check(golden, features, layer(coarse.having(features[torch.from_numpy(to)])), layer.weight)
 
 
 def test_network_in_network():

@@ -101,18 +101,27 @@ def test_strided_and_transposed_equal_dense(seed, n, how):
 
 
 @pytest.mark.parametrize("channels", [(3, 5), (8, 8), (16, 24), (5, 17), (2, 33)])
-def test_fused_kernels_equal_torch(channels):
+@pytest.mark.parametrize("kind", ["odd", "even", "strided", "transposed"])
+def test_fused_kernels_equal_torch(channels, kind):
     torch.manual_seed(0)
-    sites, _ = sort_sites(sites_of(3, 700, size=(8, 8, 8)), (8, 8, 8))
-    rules = rulebook.submanifold(sites, (3, 3, 3))
-    x, w = torch.randn(len(sites), channels[0]), torch.randn(27, *channels)
-    g = torch.randn(len(sites), channels[1])
-    fused, plain = native.multiply(x, w, rules.gather), native.multiply(x.double(), w.double(), rules.gather)
-    torch.testing.assert_close(fused.double(), plain, rtol=1e-5, atol=1e-4)
-    fused = native.weight_gradient(x, g, rules.gather)
-    torch.testing.assert_close(
-        fused.double(), native.weight_gradient(x.double(), g.double(), rules.gather), rtol=1e-5, atol=1e-4
-    )
+    size = (12, 12, 12)
+    sites, _ = sort_sites(sites_of(3, 1300, size=size), size)  # several blocks of rows
+    if kind in ("odd", "even"):
+        rules = rulebook.submanifold(sites, (3, 3, 3) if kind == "odd" else (2, 4, 2))
+    else:
+        _, rules = rulebook.strided(sites, (4, 2, 3), (2, 2, 2))
+        rules = rules if kind == "strided" else rules.transposed()
+    volume = rules.forward.volume
+    x, w = torch.randn(len(rules.input_coords), channels[0]), torch.randn(volume, 1, *channels)
+    g = torch.randn(len(rules.output_coords), channels[1])
+    results = []
+    for dtype in (torch.float32, torch.float64):  # the latter goes by torch's operations
+        leaves = [t.detach().to(dtype).requires_grad_() for t in (x, w)]
+        out = native.convolve(*leaves, rules)
+        out.backward(g.to(dtype))
+        results.append([out.detach(), *(leaf.grad for leaf in leaves)])
+    for fused, plain in zip(*results, strict=True):
+        torch.testing.assert_close(fused.double(), plain, rtol=1e-5, atol=1e-4)
 
 
 def test_gradients_in_float64():
@@ -124,10 +133,10 @@ def test_gradients_in_float64():
     def net(features, w_down, w_up, w_subm):
         x = layers.InputLayer(SIZE)(coords, features)
         rules = rulebook.submanifold(x.sites, (3, 3, 3))
-        x = x.replace(native.convolve(x.features, w_subm, rules))
+        x = x.having(native.convolve(x.features, w_subm, rules))
         _, strided = rulebook.strided(x.sites, (2, 2, 2), (2, 2, 2))
         y = native.convolve(native.convolve(x.features, w_down, strided), w_up, strided.transposed())
-        return layers.OutputLayer()(x.replace(y))
+        return layers.OutputLayer()(x.having(y))
 
     features = torch.randn(len(coords), 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(net, (features, down.weight, up.weight, subm.weight))

@@ -20,9 +20,9 @@ from train.sparse.layers import (
     NetworkInNetwork,
     OutputLayer,
     SubmanifoldConvolution,
-    Triple,
     triple,
 )
+from train.sparse.tensor import Triple
 
 
 def _is_count(number: object) -> bool:

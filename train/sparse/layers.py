@@ -8,13 +8,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torch.nn import functional
 
-from larstore.errors import ConfigError
+from larstore.errors import ConfigError, InputError
 from train.sparse import native, rulebook
-from train.sparse.tensor import SparseTensor, sort_sites
-
-Triple = tuple[int, int, int]
+from train.sparse.norm import Statistics, norm_relu
+from train.sparse.tensor import Convolve, SparseTensor, Triple, sort_sites, sum_rows
 
 
 def triple(value: int | Sequence[int]) -> Triple:
@@ -35,13 +33,17 @@ class InputLayer(nn.Module):
     def __init__(self, spatial_size: Sequence[int]) -> None:
         super().__init__()
         self.spatial_size = triple(spatial_size)
+        self.convolve: Convolve = native.convolve
 
     def forward(self, coords: torch.Tensor, features: torch.Tensor) -> SparseTensor:
         """Sum the rows of each site."""
         sites, inverse = sort_sites(coords, self.spatial_size)
-        inverse = inverse.to(features.device)
-        summed = features.new_zeros((len(sites), features.shape[1])).index_add(0, inverse, features)
-        return SparseTensor(summed, sites, inverse)
+        if len(coords) != len(features):
+            raise InputError(f"{len(coords)} coords, {len(features)} rows of features. Fix: one row of each a voxel")
+        if inverse is not None:
+            features = sum_rows(features, inverse, len(sites))
+            inverse = inverse.to(features.device)
+        return SparseTensor(features, sites, inverse, self.convolve)
 
 
 class OutputLayer(nn.Module):
@@ -49,7 +51,7 @@ class OutputLayer(nn.Module):
 
     def forward(self, x: SparseTensor) -> torch.Tensor:
         """(n, channels)."""
-        return x.features.index_select(0, x.inverse)
+        return x.features if x.inverse is None else x.features.index_select(0, x.inverse)
 
 
 class _Convolution(nn.Module):
@@ -70,7 +72,7 @@ class SubmanifoldConvolution(_Convolution):
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Apply the layer."""
-        return x.replace(native.convolve(x.features, self.weight, rulebook.submanifold(x.sites, self.filter_size)))
+        return x.having(x.convolve(x.features, self.weight, rulebook.submanifold(x.sites, self.filter_size)))
 
 
 class Convolution(_Convolution):
@@ -83,7 +85,7 @@ class Convolution(_Convolution):
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Apply the layer."""
         coarse, rules = rulebook.strided(x.sites, self.filter_size, self.stride)
-        return x.below(native.convolve(x.features, self.weight, rules), coarse)
+        return x.below(x.convolve(x.features, self.weight, rules), coarse)
 
 
 class Deconvolution(Convolution):
@@ -97,7 +99,7 @@ class Deconvolution(Convolution):
                 f"deconvolution of filter {self.filter_size}, stride {self.stride}: no convolution of the same filter "
                 "and stride led to these sites. Fix: put one before it"
             )
-        return x.above(native.convolve(x.features, self.weight, rules.transposed()))
+        return x.above(x.convolve(x.features, self.weight, rules.transposed()))
 
 
 class NetworkInNetwork(nn.Module):
@@ -109,7 +111,8 @@ class NetworkInNetwork(nn.Module):
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Apply the layer."""
-        return x.replace(x.features @ self.weight)
+        rules = rulebook.submanifold(x.sites, (1, 1, 1))
+        return x.having(x.convolve(x.features, self.weight[None, None], rules))
 
 
 class BatchNormReLU(nn.Module):
@@ -128,23 +131,8 @@ class BatchNormReLU(nn.Module):
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Apply the layer."""
-        # The variance of fewer than two sites does not exist: they are normalised as in evaluation.
-        training = self.training and len(x.features) > 1
-        y = functional.batch_norm(
-            x.features,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            training,
-            1 - self.momentum,
-            self.eps,
-        )
-        if self.leakiness == 0:
-            y = functional.relu(y)
-        elif self.leakiness != 1:
-            y = functional.leaky_relu(y, self.leakiness)
-        return x.replace(y)
+        statistics = Statistics(self.running_mean, self.running_var, self.momentum, self.eps, self.leakiness)
+        return x.having(norm_relu(x.features, self.weight, self.bias, statistics, self.training))
 
 
 class Identity(nn.Module):
@@ -168,7 +156,7 @@ class AddTable(nn.Module):
 
     def forward(self, parts: list[SparseTensor]) -> SparseTensor:
         """Merge the parts."""
-        return parts[0].replace(
+        return parts[0].having(
             torch.stack([part.features for part in parts]).sum(0)
             if len(parts) > 2
             else parts[0].features + parts[1].features
@@ -180,4 +168,4 @@ class JoinTable(nn.Module):
 
     def forward(self, parts: list[SparseTensor]) -> SparseTensor:
         """Merge the parts."""
-        return parts[0].replace(torch.cat([part.features for part in parts], dim=1))
+        return parts[0].having(torch.cat([part.features for part in parts], dim=1))

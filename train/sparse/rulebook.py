@@ -1,116 +1,167 @@
-"""Rules: which input site meets which output site at which offset of a filter, as tables with one column per offset."""
+"""Rules: which input site meets which output site at which offset of a filter, listed as the kernels use them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit, prange
 
-from train.sparse.tensor import Sites, strides
+from train.sparse import rule_kernels
+from train.sparse.tensor import Coords, Sites, Triple, encode, number_sites, strides
 
-BLOCK = 4096  # rows whose neighbours one thread finds by walking the sorted keys
+BLOCK = 256  # output rows whose sums stay in the cache
+ROOM = 16  # pairs that an offset of a block should have at least, for the tiles of rows to be full
 
-Triple = tuple[int, int, int]
+Kind = Literal["submanifold", "strided", "transposed"]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of rows, grouped for threads that own blocks of output rows.
+
+    Attributes:
+        rows: (pairs, 2) int32 input row, output row.
+        starts: (blocks · volume + 1,) int64; offset k of block b begins at ``starts[b · volume + k]``.
+        block: output rows of a block.
+        volume: offsets of the filter.
+        n_outputs: output rows.
+    """
+
+    rows: npt.NDArray[np.int32]
+    starts: npt.NDArray[np.int64]
+    block: int
+    volume: int
+    n_outputs: int
+
+    def offsets(self) -> npt.NDArray[np.int64]:
+        """(pairs,) offset of each pair."""
+        groups = len(self.starts) - 1
+        return np.repeat(np.arange(groups, dtype=np.int64) % self.volume, np.diff(self.starts))
 
 
 @dataclass(frozen=True)
 class Rules:
-    """``gather[o, k]`` = input site that offset k brings to output site o, −1 if none; ``scatter`` is its transpose."""
+    """The pairs of one kernel between two sets of sites.
 
-    gather: npt.NDArray[np.int32]
-    scatter: npt.NDArray[np.int32]
+    Attributes:
+        kind: what layer they are for.
+        filter_size, stride: of the kernel, x, y, z.
+        input_coords, output_coords: (n, 4) int64 sites x, y, z, event, sorted by event, x, y, z.
+        input_size, output_size: extents of the two levels.
+        forward: pairs (input, output), grouped by output rows.
+        backward: pairs (output, input), grouped by input rows; None if they are those of ``forward`` with the offsets
+            in the opposite order, as for a submanifold filter of odd size.
+        cache: what a backend makes of these rules once.
+    """
+
+    kind: Kind
+    filter_size: Triple
+    stride: Triple
+    input_coords: Coords
+    output_coords: Coords
+    input_size: Triple
+    output_size: Triple
+    forward: Pairs
+    backward: Pairs | None
+    cache: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Pairs: multiply-adds per input and output channel."""
+        return len(self.forward.rows)
 
     def transposed(self) -> Rules:
         """The rules of the opposite direction."""
-        return Rules(self.scatter, self.gather)
+        known: Rules | None = self.cache.get("transposed")
+        if known is None:
+            assert self.backward is not None, "only strided rules are transposed"
+            kind: Kind = "transposed" if self.kind == "strided" else "strided"
+            known = Rules(
+                kind, self.filter_size, self.stride, self.output_coords, self.input_coords, self.output_size,
+                self.input_size, self.backward, self.forward,
+            )  # fmt: skip
+            self.cache["transposed"] = known
+        return known
 
-
-@njit(cache=True, parallel=True, nogil=True)
-def _neighbours(keys, steps, low, width, block, out):  # type: ignore[no-untyped-def]
-    """For each key and each step, the positions of key + step + low … + width − 1 among the sorted keys."""
-    n = keys.shape[0]
-    for b in prange((n + block - 1) // block):
-        begin, end = b * block, min((b + 1) * block, n)
-        for s in range(steps.shape[0]):
-            shift = steps[s] + low
-            pointer = np.searchsorted(keys, keys[begin] + shift)
-            for row in range(begin, end):
-                target = keys[row] + shift
-                while pointer < n and keys[pointer] < target:
-                    pointer += 1
-                walk = pointer
-                while walk < n and keys[walk] < target + width:
-                    out[row, s * width + keys[walk] - target] = walk
-                    walk += 1
+    def by_offset(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Pairs (pairs, 2) of input and output rows ordered by offset, and where each begins, (volume + 1,)."""
+        if "by_offset" not in self.cache:
+            offsets = self.forward.offsets()
+            order = np.argsort(offsets, kind="stable")
+            starts = np.searchsorted(offsets[order], np.arange(self.forward.volume + 1))
+            self.cache["by_offset"] = self.forward.rows[order].astype(np.int64), starts
+        pairs, starts = self.cache["by_offset"]
+        return pairs, starts
 
 
 def submanifold(sites: Sites, filter_size: Triple) -> Rules:
     """Output sites = input sites; offsets −f//2 … f − 1 − f//2 along each axis, z fastest."""
     key = ("submanifold", filter_size)
     if key not in sites.rules:
-        radius = max(max(filter_size) // 2, 1)
-        sx, sy, _ = strides(sites.size, radius)
-        x, y = (np.arange(f) - f // 2 for f in filter_size[:2])
-        steps = (x[:, None] * sx + y[None, :] * sy).ravel().astype(np.int64)
-        volume = int(np.prod(filter_size))
-        gather = np.full((len(sites), volume), -1, np.int32)
-        _neighbours(sites.keys(radius), steps, -(filter_size[2] // 2), filter_size[2], BLOCK, gather)
-        odd = all(f % 2 for f in filter_size)
-        scatter = np.ascontiguousarray(gather[:, ::-1]) if odd else _transpose(gather, len(sites))
-        sites.rules[key] = Rules(gather, scatter)
+        forward = _neighbours(sites, filter_size)
+        backward = None
+        if not all(f % 2 for f in filter_size):
+            backward = _group(
+                forward.rows[:, 1], forward.rows[:, 0], forward.offsets(), len(sites), forward.volume, BLOCK
+            )
+        sites.rules[key] = Rules(
+            "submanifold", filter_size, (1, 1, 1), sites.coords, sites.coords, sites.size, sites.size, forward, backward
+        )
     rules: Rules = sites.rules[key]
     return rules
 
 
-@njit(cache=True, nogil=True)
-def _meetings(coords, filter_size, stride, size, keys, rows, offsets):  # type: ignore[no-untyped-def]
-    """All pairs of an input and a window that it falls into: the window's key, the input's row, its offset there."""
-    n = 0
-    first, last = np.empty(3, np.int64), np.empty(3, np.int64)
-    for row in range(coords.shape[0]):
-        for axis in range(3):
-            # Windows start at w · stride and reach over filter_size cells.
-            first[axis] = max(0, (coords[row, axis] - filter_size[axis] + stride[axis]) // stride[axis])
-            last[axis] = min(size[axis] - 1, coords[row, axis] // stride[axis])
-        for x in range(first[0], last[0] + 1):
-            for y in range(first[1], last[1] + 1):
-                for z in range(first[2], last[2] + 1):
-                    keys[n] = ((coords[row, 3] * size[0] + x) * size[1] + y) * size[2] + z
-                    rows[n] = row
-                    offset = (coords[row, 0] - x * stride[0]) * filter_size[1] + coords[row, 1] - y * stride[1]
-                    offsets[n] = offset * filter_size[2] + coords[row, 2] - z * stride[2]
-                    n += 1
-    return n
+def _neighbours(sites: Sites, filter_size: Triple) -> Pairs:
+    n, width, volume = len(sites), filter_size[2], math.prod(filter_size)
+    if volume == 1:
+        starts = np.append(np.arange(0, n, BLOCK, dtype=np.int64), n)
+        return Pairs(np.repeat(np.arange(n, dtype=np.int32)[:, None], 2, axis=1), starts, BLOCK, 1, n)
+    radius = max(max(filter_size) // 2, 1)
+    sx, sy, _ = strides(sites.size, radius)
+    x, y = (np.arange(f) - f // 2 for f in filter_size[:2])
+    steps = (x[:, None] * sx + y[None, :] * sy).ravel().astype(np.int64)
+    keys = np.concatenate([encode(sites.coords, sites.size, radius), np.full(width, np.iinfo(np.int64).max // 2)])
+    n_blocks = -(-n // BLOCK)
+    table = np.empty((n_blocks, volume + 1, BLOCK), np.int32)
+    counts = np.empty((n_blocks, volume), np.int64)
+    rule_kernels.find_neighbours(keys, steps, -(width // 2), width, BLOCK, table, counts)
+    starts = np.concatenate([[0], np.cumsum(counts.ravel())])
+    rows = np.empty((int(starts[-1]), 2), np.int32)
+    rule_kernels.list_neighbours(table, starts, n, rows)
+    return Pairs(rows, starts, BLOCK, volume, n)
 
 
 def strided(sites: Sites, filter_size: Triple, stride: Triple) -> tuple[Sites, Rules]:
     """Coarse sites wherever an input falls into a window, and the rules from fine to coarse."""
     key = ("strided", filter_size, stride)
     if key not in sites.rules:
-        size = tuple((n - f) // s + 1 for n, f, s in zip(sites.size, filter_size, stride, strict=True))
-        most = len(sites) * int(np.prod([-(-f // s) for f, s in zip(filter_size, stride, strict=True)]))
-        keys, met_rows, offset_of = np.empty(most, np.int64), np.empty(most, np.int32), np.empty(most, np.int32)
-        n = _meetings(
-            sites.coords, np.asarray(filter_size), np.asarray(stride), np.asarray(size), keys, met_rows, offset_of
+        nx, ny, nz = ((n - f) // s + 1 for n, f, s in zip(sites.size, filter_size, stride, strict=True))
+        size = (nx, ny, nz)
+        most = len(sites) * math.prod(-(-f // s) for f, s in zip(filter_size, stride, strict=True))
+        keys, fine, offsets = np.empty(most, np.int64), np.empty(most, np.int32), np.empty(most, np.int64)
+        n = rule_kernels.find_windows(
+            sites.coords, np.asarray(filter_size), np.asarray(stride), np.asarray(size), keys, fine, offsets
         )
-        keys, met_rows, offset_of = keys[:n], met_rows[:n], offset_of[:n]
-        unique, inverse = np.unique(keys, return_inverse=True)
-        event, x, y, z = np.unravel_index(unique, (int(sites.coords[:, 3].max(initial=0)) + 1, *size))
-        coarse = Sites(np.column_stack([x, y, z, event]).astype(np.int64), (size[0], size[1], size[2]))
-        volume = int(np.prod(filter_size))
-        gather = np.full((len(coarse), volume), -1, np.int32)
-        scatter = np.full((len(sites), volume), -1, np.int32)
-        gather[inverse, offset_of] = met_rows
-        scatter[met_rows, offset_of] = inverse
-        sites.rules[key] = coarse, Rules(gather, scatter)
+        keys, fine, offsets = keys[:n], fine[:n], offsets[:n]
+        coarse, firsts = number_sites(keys)
+        event, x, y, z = np.unravel_index(keys[firsts], (int(sites.coords[:, 3].max(initial=0)) + 1, *size))
+        below = Sites(np.column_stack([x, y, z, event]).astype(np.int64), size)
+        volume = math.prod(filter_size)
+        forward = _group(fine, coarse, offsets, len(below), volume, BLOCK)
+        # A fine site has few windows: more of them in a block, so that its lists are not too short for the tiles.
+        backward = _group(coarse, fine, offsets, len(sites), volume, max(BLOCK, ROOM * volume))
+        sites.rules[key] = (
+            below,
+            Rules("strided", filter_size, stride, sites.coords, below.coords, sites.size, size, forward, backward),
+        )
     found: tuple[Sites, Rules] = sites.rules[key]
     return found
 
 
-def _transpose(gather: npt.NDArray[np.int32], n_inputs: int) -> npt.NDArray[np.int32]:
-    scatter = np.full((n_inputs, gather.shape[1]), -1, np.int32)
-    output, offset = np.nonzero(gather >= 0)
-    scatter[gather[output, offset], offset] = output
-    return scatter
+def _group(inputs: Any, outputs: Any, offsets: Any, n_outputs: int, volume: int, block: int) -> Pairs:
+    starts = np.zeros(-(-n_outputs // block) * volume + 1, np.int64)
+    rows = np.empty((len(outputs), 2), np.int32)
+    rule_kernels.group_pairs(inputs, outputs, offsets, volume, block, starts, rows)
+    return Pairs(rows, starts, block, volume, n_outputs)

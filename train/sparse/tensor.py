@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,11 @@ import numpy.typing as npt
 import torch
 
 from larstore.errors import InputError
+from train.sparse import rule_kernels
+
+Coords = npt.NDArray[np.int64]
+Triple = tuple[int, int, int]
+Convolve = Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]
 
 
 @dataclass
@@ -22,29 +28,25 @@ class Sites:
         rules: what layers of this level have computed once, by kernel.
     """
 
-    coords: npt.NDArray[np.int64]
-    size: tuple[int, int, int]
+    coords: Coords
+    size: Triple
     rules: dict[Any, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.coords)
 
-    def keys(self, radius: int) -> npt.NDArray[np.int64]:
-        """Sorted int64 keys, padded so that the end of one row of the grid is no neighbour of the next one's start."""
-        known = self.rules.get(("keys", radius))
-        if known is None:
-            known = self.rules["keys", radius] = encode(self.coords, self.size, radius)
-        return known
 
-
-def strides(size: tuple[int, int, int], radius: int) -> tuple[int, int, int]:
+def strides(size: Triple, radius: int) -> Triple:
     """Key distance of a step in x, y and z."""
     z = size[2] + 2 * radius
     return (size[1] + 2 * radius) * z, z, 1
 
 
-def encode(coords: npt.NDArray[np.int64], size: tuple[int, int, int], radius: int) -> npt.NDArray[np.int64]:
-    """Keys ((event · X + x) · Y + y) · Z + z with padded extents."""
+def encode(coords: Coords, size: Triple, radius: int) -> npt.NDArray[np.int64]:
+    """Keys ((event · X + x) · Y + y) · Z + z.
+
+    Extents are padded by ``radius``, so that the end of one row of the grid is no neighbour of the next one's start.
+    """
     sx, sy, _ = strides(size, radius)
     return coords[:, 3] * (sx * (size[0] + 2 * radius)) + coords[:, 0] * sx + coords[:, 1] * sy + coords[:, 2]
 
@@ -56,31 +58,33 @@ class SparseTensor:
     Attributes:
         features: (n, channels), one row per site.
         sites: where they are.
-        inverse: (rows,) site of each of the caller's rows.
+        inverse: (rows,) site of each of the caller's rows; None if they are the sites, in order.
+        convolve: the backend's convolution.
         finer: sites of the levels above this one, the nearest last. They are kept here because a level that knew its
             finer one would close a cycle, and both would outlive the batch.
     """
 
     features: torch.Tensor
     sites: Sites
-    inverse: torch.Tensor
+    inverse: torch.Tensor | None
+    convolve: Convolve
     finer: tuple[Sites, ...] = ()
 
-    def replace(self, features: torch.Tensor) -> SparseTensor:
+    def having(self, features: torch.Tensor) -> SparseTensor:
         """Other features on the same sites."""
-        return SparseTensor(features, self.sites, self.inverse, self.finer)
+        return replace(self, features=features)
 
     def below(self, features: torch.Tensor, coarse: Sites) -> SparseTensor:
         """Features on the sites of the next coarser level."""
-        return SparseTensor(features, coarse, self.inverse, (*self.finer, self.sites))
+        return replace(self, features=features, sites=coarse, finer=(*self.finer, self.sites))
 
     def above(self, features: torch.Tensor) -> SparseTensor:
         """Features on the sites of the next finer level."""
-        return SparseTensor(features, self.finer[-1], self.inverse, self.finer[:-1])
+        return replace(self, features=features, sites=self.finer[-1], finer=self.finer[:-1])
 
 
-def sort_sites(coords: torch.Tensor, size: tuple[int, int, int]) -> tuple[Sites, torch.Tensor]:
-    """Unique, sorted sites of coords (rows, 4), and each row's site (rows,).
+def sort_sites(coords: torch.Tensor, size: Triple) -> tuple[Sites, torch.Tensor | None]:
+    """Unique, sorted sites of coords (rows, 4), and each row's site (rows,), None if the rows are the sites, in order.
 
     Raises InputError for coords that are not whole numbers, of another shape, or outside ``size``.
     """
@@ -88,13 +92,37 @@ def sort_sites(coords: torch.Tensor, size: tuple[int, int, int]) -> tuple[Sites,
         raise InputError(
             f"coords have shape {list(coords.shape)} and type {coords.dtype}. Fix: give integers (n, 4): x, y, z, event"
         )
-    rows = coords.detach().cpu().numpy().astype(np.int64, copy=False)
-    outside = ((rows[:, :3] < 0) | (rows[:, :3] >= np.asarray(size))).any(axis=1) | (rows[:, 3] < 0)
-    if outside.any():
-        first = rows[outside][0].tolist()
+    rows = np.ascontiguousarray(coords.detach().cpu().numpy(), np.int64)
+    n_outside, first = rule_kernels.count_outside(rows, np.asarray(size))
+    if n_outside:
         raise InputError(
-            f"{int(outside.sum())} of {len(rows)} voxels lie outside the spatial size {list(size)}, the first at "
-            f"x, y, z, event = {first}. Fix: enlarge spatial_size in the model's settings"
+            f"{n_outside} of {len(rows)} voxels lie outside the spatial size {list(size)}, the first at "
+            f"x, y, z, event = {rows[first].tolist()}. Fix: enlarge spatial_size in the model's settings"
         )
-    _, first_row, inverse = np.unique(encode(rows, size, 0), return_index=True, return_inverse=True)
-    return Sites(np.ascontiguousarray(rows[first_row]), size), torch.from_numpy(inverse.astype(np.int64))
+    keys = encode(rows, size, 0)
+    if (keys[1:] > keys[:-1]).all():  # as a store has them
+        return Sites(rows, size), None
+    inverse, firsts = number_sites(keys)
+    return Sites(rows[firsts], size), torch.from_numpy(inverse)
+
+
+def sum_rows(features: torch.Tensor, inverse: torch.Tensor, n_sites: int) -> torch.Tensor:
+    """(n_sites, channels): the sum of each site's rows, in their order, so that it has the same bits on any device."""
+    order = torch.argsort(inverse, stable=True)
+    if n_sites == len(inverse):
+        return features.index_select(0, order.to(features.device))
+    sites = inverse[order]
+    rank = torch.arange(len(order)) - torch.searchsorted(sites, sites)
+    summed = features.new_zeros((n_sites, features.shape[1]))
+    for number in range(int(rank.max()) + 1):
+        among = rank == number  # no site twice
+        rows, targets = order[among].to(features.device), sites[among].to(features.device)
+        summed = summed.index_add(0, targets, features.index_select(0, rows))
+    return summed
+
+
+def number_sites(keys: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Number of each key's site, in ascending order of keys, and the first place of each site."""
+    order = np.argsort(keys, kind="stable")  # linear where keys come sorted, as from a store, or nearly so
+    numbers, firsts = np.empty(len(keys), np.int64), np.empty(len(keys), np.int64)
+    return numbers, firsts[: rule_kernels.number_keys(keys, order, numbers, firsts)]

@@ -14,6 +14,7 @@ from numba.extending import intrinsic
 
 FLOAT = ir.FloatType()
 WORD = ir.IntType(64)
+ROW = ir.IntType(32)
 CONTRACT = ("contract",)  # a multiplication and an addition may become one instruction
 
 
@@ -42,22 +43,34 @@ def _multiply_add(builder: Any, a: Any, b: Any, into: Any) -> None:
     builder.store(builder.fadd(builder.load(into), product, flags=CONTRACT), into)
 
 
+def _pair(builder: Any, pairs: Any, number: Any) -> tuple[Any, Any]:
+    """Input and output row of a pair."""
+    table = builder.inttoptr(pairs, ROW.as_pointer())
+    at = builder.shl(number, ir.Constant(WORD, 1))
+    places = (at, builder.add(at, ir.Constant(WORD, 1)))
+    i, o = (builder.sext(builder.load(builder.gep(table, [place])), WORD) for place in places)
+    return i, o
+
+
 def make_row_tile(rows: int, width: int) -> Any:
     """A tile of ``rows`` × ``width`` sums: out[o_r, d:d + width] += Σ_c x[i_r, c] · w[c, d:d + width]."""
     kind = ir.VectorType(FLOAT, width)
 
     @intrinsic
-    def row_tile(typing_context, x, w, out, pairs, first, c_in, c_out, column):  # type: ignore[no-untyped-def]
-        """``pairs`` (…, 2) int64 input and output rows, used from ``first`` on; addresses as integers."""
+    def row_tile(typing_context, x, w, out, pairs, first, stop, c_in, c_out, column):  # type: ignore[no-untyped-def]
+        """``pairs`` (…, 2) int32 input and output rows, used from ``first`` up to ``stop``; addresses as integers.
+
+        Where fewer than ``rows`` are left, the last one is done several times, and written as often with equal bits.
+        """
 
         def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            x_, w_, out_, pairs_, first_, c_in_, c_out_, column_ = arguments
-            table = builder.inttoptr(pairs_, WORD.as_pointer())
+            x_, w_, out_, pairs_, first_, stop_, c_in_, c_out_, column_ = arguments
+            last = builder.sub(stop_, ir.Constant(WORD, 1))
             inputs, places, sums = [], [], []
             for r in range(rows):
-                at = builder.mul(builder.add(first_, ir.Constant(WORD, r)), ir.Constant(WORD, 2))
-                i = builder.load(builder.gep(table, [at]))
-                o = builder.load(builder.gep(table, [builder.add(at, ir.Constant(WORD, 1))]))
+                number = builder.add(first_, ir.Constant(WORD, r))
+                number = builder.select(builder.icmp_signed("<", number, last), number, last)
+                i, o = _pair(builder, pairs_, number)
                 inputs.append(builder.mul(i, c_in_))
                 places.append(_pointer(builder, out_, builder.add(builder.mul(o, c_out_), column_), kind))
                 total = cgutils.alloca_once(builder, kind)
@@ -75,7 +88,7 @@ def make_row_tile(rows: int, width: int) -> Any:
                 builder.store(builder.load(sums[r]), places[r]).align = 4
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 8), generate
+        return types.void(*[types.int64] * 9), generate
 
     return row_tile
 
@@ -85,12 +98,11 @@ def make_outer_tile(rows: int, width: int) -> Any:
     kind = ir.VectorType(FLOAT, width)
 
     @intrinsic
-    def outer_tile(typing_context, x, g, out, pairs, count, c_in, c_out, channel, column):  # type: ignore[no-untyped-def]
-        """``pairs`` (count, 2) int64 input and output rows; addresses as integers."""
+    def outer_tile(typing_context, x, g, out, pairs, first, stop, c_in, c_out, channel, column):  # type: ignore[no-untyped-def]
+        """``pairs`` (…, 2) int32 input and output rows, from ``first`` up to ``stop``; addresses as integers."""
 
         def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            x_, g_, out_, pairs_, count_, c_in_, c_out_, channel_, column_ = arguments
-            table = builder.inttoptr(pairs_, WORD.as_pointer())
+            x_, g_, out_, pairs_, first_, stop_, c_in_, c_out_, channel_, column_ = arguments
             places, sums = [], []
             for r in range(rows):
                 c = builder.add(channel_, ir.Constant(WORD, r))
@@ -100,10 +112,8 @@ def make_outer_tile(rows: int, width: int) -> Any:
                 start.align = 4
                 builder.store(start, total)
                 sums.append(total)
-            with cgutils.for_range(builder, count_) as loop:
-                at = builder.mul(loop.index, ir.Constant(WORD, 2))
-                i = builder.load(builder.gep(table, [at]))
-                o = builder.load(builder.gep(table, [builder.add(at, ir.Constant(WORD, 1))]))
+            with cgutils.for_range(builder, stop_, start=first_) as loop:
+                i, o = _pair(builder, pairs_, loop.index)
                 row = _load(builder, g_, builder.add(builder.mul(o, c_out_), column_), kind)
                 base = builder.add(builder.mul(i, c_in_), channel_)
                 for r in range(rows):
@@ -113,6 +123,6 @@ def make_outer_tile(rows: int, width: int) -> Any:
                 builder.store(builder.load(sums[r]), places[r]).align = 4
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 9), generate
+        return types.void(*[types.int64] * 10), generate
 
     return outer_tile

@@ -1,0 +1,51 @@
+"""Which code does the convolutions of a network: ours, spconv's or sparseconvnet's. One file and one function each."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Literal
+
+import torch
+from torch import nn
+
+from larstore.errors import ConfigError
+from train.sparse.layers import InputLayer
+from train.sparse.tensor import Convolve
+
+BackendName = Literal["auto", "native", "spconv", "sparseconvnet"]
+BACKENDS = ("native", "spconv", "sparseconvnet")
+
+
+def use_backend(model: nn.Module, name: str, device: torch.device | str) -> str:
+    """Let a network's convolutions be done by a backend, for tensors on ``device``; returns which one and why.
+
+    ``auto`` takes spconv for a GPU where it is installed, else native. Weights are the same for all of them.
+    Raises ConfigError for an unknown name, or a package that is not installed.
+    """
+    kind = torch.device(device).type
+    reason = "as asked for"
+    if name == "auto":
+        name = "spconv" if kind == "cuda" and find_spec("spconv") else "native"
+        reason = {
+            "spconv": "auto: it is installed, and fast on a GPU",
+            "native": f"auto: on {kind}"
+            if kind != "cuda"
+            else "auto: spconv, which is faster on a GPU, is not installed",
+        }[name]
+    convolve = load_backend(name)
+    for module in model.modules():
+        if isinstance(module, InputLayer):
+            module.convolve = convolve
+    how = ""
+    if name == "native":
+        how = ", numba kernels" if kind == "cpu" else ", torch operations"
+    return f"backend {name} on {kind}{how} ({reason})"
+
+
+def load_backend(name: str) -> Convolve:
+    """The convolution of a backend. Raises ConfigError."""
+    if name not in BACKENDS:
+        raise ConfigError(f"backend: {name!r} is unknown. Fix: auto, {', '.join(BACKENDS)}")
+    convolve: Convolve = import_module(f"train.sparse.{name}").convolve
+    return convolve

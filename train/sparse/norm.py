@@ -1,0 +1,105 @@
+"""Batch normalisation over sites with a leaky ReLU behind it: one pass each for sums and values on the CPU.
+
+Source: Ioffe, Szegedy, arXiv:1502.03167. Sums have the same bits for any number of threads, which torch's have not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from train.sparse import kernels
+from train.sparse.native import as_array, is_fused
+
+ROWS = 1024  # of a partial sum
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of a layer: running mean and (unbiased) variance (channels,), and the fraction of them that a step keeps."""
+
+    mean: Tensor
+    variance: Tensor
+    kept: float
+    eps: float
+    leak: float
+
+    def keep(self, mean: Any, variance: Any, n: int) -> None:
+        """Take up mean and biased variance of ``n`` sites."""
+        for running, new in ((self.mean, mean), (self.variance, variance * n / (n - 1))):
+            running.mul_(self.kept).add_(torch.from_numpy(new), alpha=1 - self.kept)
+
+
+class _NormReLU(torch.autograd.Function):
+    """Keeps the input alone for the backward pass; what is behind the rectifier is found again from it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, statistics: Statistics, of_batch: bool
+    ) -> Tensor:
+        x, n = as_array(features), len(features)
+        if of_batch:
+            sums = np.empty((-(-n // ROWS), 2, x.shape[1]))
+            kernels.channel_sums(x, ROWS, sums)
+            mean, square = sums.sum(axis=0) / n
+            variance = np.maximum(square - mean * mean, 0.0)
+            statistics.keep(mean, variance, n)
+        else:
+            mean, variance = (as_array(t).astype(np.float64) for t in (statistics.mean, statistics.variance))
+        inverse = 1 / np.sqrt(variance + statistics.eps)
+        scale = as_array(weight) * inverse
+        shift = (as_array(bias) - mean * scale).astype(np.float32)
+        scale = scale.astype(np.float32)
+        out = torch.empty_like(features, memory_format=torch.contiguous_format)
+        kernels.scale_and_rectify(x, scale, shift, np.float32(statistics.leak), ROWS, out.numpy())
+        ctx.save_for_backward(features)
+        ctx.leak, ctx.of_batch = np.float32(statistics.leak), of_batch
+        ctx.arrays = scale, shift, mean, inverse
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
+        (features,) = ctx.saved_tensors
+        x, g, n = as_array(features), as_array(gradient), len(features)
+        scale, shift, mean, inverse = ctx.arrays
+        sums = np.empty((-(-n // ROWS), 2, x.shape[1]))
+        kernels.rectified_sums(x, g, scale, shift, mean, ctx.leak, ROWS, sums)
+        d_bias, d_weight = sums.sum(axis=0)
+        d_weight *= inverse
+        d_features = None
+        if ctx.needs_input_grad[0]:
+            slope, offset = np.zeros_like(scale), np.zeros_like(scale)
+            if ctx.of_batch:
+                slope = (-scale * inverse * d_weight / n).astype(np.float32)
+                offset = (-scale * d_bias / n).astype(np.float32)
+            d_features = torch.empty_like(features, memory_format=torch.contiguous_format)
+            kernels.rectified_gradient(
+                x, g, scale, shift, mean.astype(np.float32), slope, offset, ctx.leak, ROWS, d_features.numpy()
+            )
+        return d_features, _float(d_weight), _float(d_bias), None, None
+
+
+def _float(values: Any) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def norm_relu(features: Tensor, weight: Tensor, bias: Tensor, statistics: Statistics, training: bool) -> Tensor:
+    """Normalise (sites, channels) by the batch's mean and variance, or the running ones; leaky ReLU.
+
+    The variance of fewer than two sites does not exist: they are normalised by the running ones.
+    """
+    of_batch = training and len(features) > 1
+    if is_fused(features, weight, statistics.mean):
+        out: Tensor = _NormReLU.apply(features, weight, bias, statistics, of_batch)  # type: ignore[no-untyped-call]
+        return out
+    y = functional.batch_norm(
+        features, statistics.mean, statistics.variance, weight, bias, of_batch, 1 - statistics.kept, statistics.eps
+    )
+    return functional.leaky_relu(y, statistics.leak) if statistics.leak else functional.relu(y)
