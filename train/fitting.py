@@ -18,8 +18,9 @@ from train.config import naming_file, with_inputs
 from train.folder import RunFolder
 from train.loaders import count_planes, count_steps, describe_stores, make_loader
 from train.module import ImageModule
-from train.runtime import compute_threads, log_to, log_to_stderr, other_versions, versions, without_remarks
+from train.runtime import compute_threads, device_of, log_to, log_to_stderr, other_versions, versions, without_remarks
 from train.schema import Config
+from train.sparse.backends import use_backend
 from train.stream import StreamLoader
 
 log = logging.getLogger("larstore.train")
@@ -65,7 +66,11 @@ def fit(
         ConfigError: settings that do not fit each other or the stores, a run directory that is in use already.
         TrainingError: a loss that is not finite.
     """
-    with naming_file(config), log_to_stderr(verbose), compute_threads(config.train.threads) as threads:
+    with (
+        naming_file(config),
+        log_to_stderr(verbose),
+        compute_threads(config.train.threads, config.train.backend) as threads,
+    ):
         run = _prepare(config, resume, epoch)
         run.folder.start(run.config.plain())
         with log_to(run.folder.log_handler()):
@@ -121,6 +126,7 @@ def _train(run: _Run, threads: int, progress: bool) -> FitResult:
         run.first_epoch,
         config.train.n_epochs - 1,
     )
+    log.info(use_backend(run.module.model, config.train.backend, device_of(config)))
     for remark in run.remarks:
         log.warning(remark)
     rows = run.folder.read_summaries(run.first_epoch)

@@ -20,9 +20,10 @@ from train.checkpoint import load_checkpoint, load_weights, model_weights, sha25
 from train.config import make_config, naming_file, with_inputs
 from train.folder import RunFolder
 from train.models import build_model
-from train.runtime import compute_threads, log_to_stderr, other_versions, versions
+from train.runtime import compute_threads, device_of, log_to_stderr, other_versions, versions
 from train.samples import join, to_sample
 from train.schema import Config
+from train.sparse.backends import use_backend
 from train.transforms import Transform, make_transforms
 
 log = logging.getLogger("larstore.train")
@@ -83,7 +84,7 @@ def infer(
         predictor, attributes, remarks = _load(config, checkpoint, selection.store)
     with (
         log_to_stderr(verbose),
-        compute_threads(config.train.threads),
+        compute_threads(config.train.threads, config.train.backend),
         larstore.PredictionWriter(store, name, attributes) as writer,
     ):
         for remark in remarks:
@@ -140,9 +141,9 @@ class Predictor:
     """A network in evaluation mode that takes images and gives one score per voxel, in budgeted batches."""
 
     def __init__(self, model: torch.nn.Module, transforms: Sequence[Transform], config: Config) -> None:
-        cuda = config.train.accelerator != "cpu" and torch.cuda.is_available()
-        self.device = torch.device("cuda" if cuda else "cpu")
+        self.device = device_of(config)
         self.model = model.to(self.device).eval()
+        log.info(use_backend(self.model, config.train.backend, self.device))
         self.transforms = transforms
         self.max_voxels = config.data.max_voxels or MAX_VOXELS
 

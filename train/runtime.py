@@ -11,6 +11,8 @@ from importlib.metadata import version
 import numba
 import torch
 
+from train.schema import Config
+
 LOG = logging.getLogger("larstore.train")
 VERSIONS = ("larstore", "torch", "lightning", "numpy")
 
@@ -65,20 +67,37 @@ def without_remarks() -> Iterator[None]:
             logger.setLevel(level)
 
 
+def device_of(config: Config) -> torch.device:
+    """Where a configuration lets the network work."""
+    cuda = config.train.accelerator != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda" if cuda else "cpu")
+
+
 @contextmanager
-def compute_threads(wanted: int | None) -> Iterator[int]:
-    """Set the threads of torch and of numba's kernels for a while: as wanted, or the cores this process may use."""
-    # Numba's OpenMP layer resets the number of threads that torch uses, and with it the order of its sums.
-    numba.config.THREADING_LAYER = "workqueue"
+def compute_threads(wanted: int | None, backend: str = "native") -> Iterator[int]:
+    """Set the threads of the backend's kernels for a while: as wanted, or the cores this process may use.
+
+    Beside the native backend torch has one thread: what it does there is small, two pools of threads would take the
+    cores from each other, and the order of its sums would depend on their number.
+    """
     threads = wanted or len(os.sched_getaffinity(0))
     before = torch.get_num_threads(), numba.get_num_threads()
-    torch.set_num_threads(threads)
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    _start_pool()  # which sets torch's number where both share a library; never again
+    torch.set_num_threads(threads if backend == "sparseconvnet" else 1)
     try:
         yield threads
     finally:
         torch.set_num_threads(before[0])
         numba.set_num_threads(before[1])
+
+
+@numba.njit(cache=True, parallel=True)
+def _start_pool() -> int:  # type: ignore[no-untyped-def]
+    total = 0
+    for i in numba.prange(2):
+        total += i
+    return total
 
 
 def versions() -> dict[str, str]:

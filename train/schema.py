@@ -167,7 +167,8 @@ class TrainConfig(Section):
     transfer: str | None = None  # checkpoint file or run directory whose matching weights are taken over
     gradient_clip: float | None = Field(default=None, gt=0.0)
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    threads: int | None = Field(default=None, ge=1)  # of torch on the CPU; None = the cores this process may use
+    threads: int | None = Field(default=None, ge=1)  # on the CPU; None = the cores this process may use
+    backend: Literal["auto", "native", "spconv", "sparseconvnet"] = "auto"  # of the sparse convolutions
 
     @field_validator("transfer", mode="before")
     @classmethod

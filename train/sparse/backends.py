@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Literal
 
 import torch
 from torch import nn
@@ -13,7 +12,6 @@ from larstore.errors import ConfigError
 from train.sparse.layers import InputLayer
 from train.sparse.tensor import Convolve
 
-BackendName = Literal["auto", "native", "spconv", "sparseconvnet"]
 BACKENDS = ("native", "spconv", "sparseconvnet")
 
 
@@ -47,5 +45,7 @@ def load_backend(name: str) -> Convolve:
     """The convolution of a backend. Raises ConfigError."""
     if name not in BACKENDS:
         raise ConfigError(f"backend: {name!r} is unknown. Fix: auto, {', '.join(BACKENDS)}")
+    if name != "native" and find_spec(name) is None:
+        raise ConfigError(f"backend: the package {name} is not installed. Fix: install it, or backend: native")
     convolve: Convolve = import_module(f"train.sparse.{name}").convolve
     return convolve
