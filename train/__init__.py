@@ -15,9 +15,10 @@ _PUBLIC = {
     "fit": "train.fitting",
     "infer": "train.inference",
     "evaluate": "train.evaluation",
+    "import_checkpoint": "train.importing",
     "view": "train.display",
 }
-__all__ = ["ImageStream", "build_model", "evaluate", "fit", "infer", "load_config", "view"]
+__all__ = ["ImageStream", "build_model", "evaluate", "fit", "import_checkpoint", "infer", "load_config", "view"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,12 +3,18 @@
 import hashlib
 import os
 import pickle
+import re
+import struct
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from larstore.errors import ConfigError, InputError
+from train.research_checkpoint import find_weights
+
+# What torch.load raises for a file that is cut short or has flipped bits.
+DAMAGED = (RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError, AttributeError, AssertionError)
 
 
 def write_checkpoint(content: dict[str, Any], path: str | Path) -> None:
@@ -31,24 +37,47 @@ def write_checkpoint(content: dict[str, Any], path: str | Path) -> None:
         os.close(directory)
 
 
-def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Tensors and plain values of a checkpoint made by `train.fitting`, on the CPU.
+def read_tensors(path: str | Path) -> Any:
+    """Tensors and plain values of a file of torch.save, on the CPU; nothing in it is executed.
 
     Raises:
-        InputError: the file is missing, no checkpoint, cut short, holds code, or was not written by this package.
+        InputError: the file is missing, cut short, or holds code.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such checkpoint. Fix: give one that exists, or train first") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+    except (pickle.UnpicklingError, struct.error, *DAMAGED) as error:
+        code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if code:
+            raise InputError(
+                f"{path}: cannot be read as a checkpoint (it holds {code[1]}, and only tensors and plain values are "
+                "loaded). Fix: where it was made, save the state dict alone: "
+                "torch.save({'model': model.state_dict()}, FILE)"
+            ) from error
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
             f"{path}: cannot be read as a checkpoint ({reason[0][:120]}). Fix: take another epoch's checkpoint"
         ) from error
-    if not isinstance(content, dict) or "state_dict" not in content or "larstore" not in content:
-        raise InputError(f"{path}: not a checkpoint of larstore. Fix: give a file that `larstore train` wrote")
-    return content
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Tensors and plain values of a checkpoint made by `train.fitting` or `train.importing`, on the CPU.
+
+    Raises:
+        InputError: as `read_tensors`, or the file was not written by this package. One of the research code does not
+            say in which order its network takes the planes, and must be imported.
+    """
+    content = read_tensors(path)
+    if isinstance(content, dict) and "state_dict" in content and "larstore" in content:
+        return content
+    if find_weights(content):
+        raise InputError(
+            f"{path}: a checkpoint of the research code, which does not say how its inputs are ordered and scaled. "
+            f"Fix: larstore import-checkpoint {path} -o NEW.ckpt --config CONFIG.yaml --input-planes u,w,v "
+            "(the order of odd TPCs; even ones: v,w,u), then give NEW.ckpt"
+        )
+    raise InputError(f"{path}: not a checkpoint of larstore. Fix: give a file that `larstore train` wrote")
 
 
 def model_weights(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:

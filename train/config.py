@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from larstore.errors import ConfigError
 from larstore.settings import apply_overrides, check, read_yaml
 from train.schema import Config
 
-__all__ = ["Config", "load_config", "make_config", "naming_file", "with_inputs"]
+__all__ = ["Config", "load_config", "make_config", "naming_file", "with_inputs", "with_planes"]
 
 EXAMPLE = "configs/ghost3d.yaml"
 
@@ -63,6 +63,11 @@ def with_inputs(config: Config, n_planes: int) -> Config:
         )
     model = config.model.model_copy(update={"nInputFeatures": n_inputs})
     return config.model_copy(update={"model": model})
+
+
+def with_planes(config: Config, planes: Sequence[str]) -> Config:
+    """A copy that says which planes its network takes, in which order."""
+    return config.model_copy(update={"data": config.data.model_copy(update={"input_planes": list(planes)})})
 
 
 def _expand(text: str, origin: str, key: str) -> str:

@@ -14,11 +14,12 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from larstore.errors import ConfigError
 from train.callbacks import EpochEnd, PredictWhileTraining, ProgressBar, TimeLimit
 from train.checkpoint import load_checkpoint, load_weights, model_weights, write_checkpoint
-from train.config import naming_file, with_inputs
+from train.config import naming_file, with_inputs, with_planes
 from train.folder import RunFolder
-from train.loaders import count_planes, count_steps, describe_stores, make_loader
+from train.loaders import count_planes, count_steps, describe_stores, input_planes, make_loader
 from train.module import ImageModule
 from train.runtime import compute_threads, device_of, log_to, log_to_stderr, other_versions, versions, without_remarks
+from train.same_inputs import check_inputs, check_resumable
 from train.schema import Config
 from train.sparse.backends import use_backend
 from train.stream import StreamLoader
@@ -92,19 +93,22 @@ def _prepare(config: Config, resume: bool, epoch: int | None) -> _Run:
     train_loader, valid_loader = make_loader(config, "train"), make_loader(config, "valid")
     assert train_loader is not None
     n_planes = count_planes([train_loader, valid_loader])
-    config = with_inputs(config, n_planes)
+    planes = input_planes(config, [train_loader, valid_loader])
+    config = with_inputs(with_planes(config, planes), len(planes))
     torch.manual_seed(config.seed)
     module = ImageModule(config, count_steps(train_loader.stream, config.train.n_epochs))
     first_epoch = 0
     remarks: list[str] = []
     if checkpoint is not None:
         content = load_checkpoint(checkpoint)
+        check_resumable(content, str(checkpoint))
+        check_inputs(content, config, str(checkpoint))
         load_weights(module.model, model_weights(content), str(checkpoint))
         train_loader.load_state_dict(content["larstore"]["stream"])
         first_epoch = int(content["epoch"]) + 1
         remarks = other_versions(content["larstore"]["versions"])
     elif config.train.transfer is not None:
-        remarks = [_transfer(module.model, config.train.transfer)]
+        remarks = [_transfer(module.model, config, config.train.transfer)]
     return _Run(config, folder, module, train_loader, valid_loader, checkpoint, first_epoch, n_planes, remarks)
 
 
@@ -163,13 +167,15 @@ def _train(run: _Run, threads: int, progress: bool) -> FitResult:
     return FitResult(run.folder.find_checkpoint(), rows)
 
 
-def _transfer(model: torch.nn.Module, origin: str) -> str:
+def _transfer(model: torch.nn.Module, config: Config, origin: str) -> str:
     """Take over the weights whose names and shapes match, from a checkpoint file or the last one of a run.
 
     Returns what was taken over.
     """
     path = RunFolder(origin).find_checkpoint() if Path(origin).is_dir() else Path(origin)
-    weights, own = model_weights(load_checkpoint(path)), model.state_dict()
+    content = load_checkpoint(path)
+    check_inputs(content, config, str(path))
+    weights, own = model_weights(content), model.state_dict()
     matching = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
     if not matching:
         raise ConfigError(f"{path}: none of its weights fits the model. Fix: correct train.transfer or model")

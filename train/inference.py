@@ -20,6 +20,7 @@ from train.checkpoint import load_checkpoint, load_weights, model_weights, sha25
 from train.config import make_config, naming_file, with_inputs
 from train.folder import RunFolder
 from train.models import build_model
+from train.research_checkpoint import check_tpcs
 from train.runtime import compute_threads, device_of, log_to_stderr, other_versions, versions
 from train.samples import join, to_sample
 from train.schema import Config
@@ -57,8 +58,8 @@ def infer(
     """Write ``predictions/NAME`` of a store; what an earlier, interrupted call has written is kept.
 
     Args:
-        config: its ``model`` block, ``data.max_voxels`` and ``train`` (threads, accelerator) count; how charges
-            become inputs is taken from the checkpoint.
+        config: its ``model`` block, ``data.max_voxels`` and ``train`` (threads, accelerator) count; which planes
+            are inputs, in which order and how scaled, is taken from the checkpoint.
         checkpoint: a file, an epoch of the run in ``config.output_dir``, or None for its last one.
         store: path of the store.
         name: of the prediction; one name belongs to one checkpoint.
@@ -81,12 +82,13 @@ def infer(
                 f"{store}: no image in files {files or 'all'}, TPCs {tpcs or 'all'}. "
                 f"Fix: choose among those that 'larstore index {store}' lists"
             )
-        predictor, attributes, remarks = _load(config, checkpoint, selection.store)
+        predictor, attributes, remarks = _load(config, checkpoint, selection)
     with (
         log_to_stderr(verbose),
         compute_threads(config.train.threads, config.train.backend),
         larstore.PredictionWriter(store, name, attributes) as writer,
     ):
+        log.info(predictor.backend)
         for remark in remarks:
             log.warning(remark)
         groups = writer.groups(selection)
@@ -106,12 +108,16 @@ def infer(
     return InferResult(name, n_images, voxels, len(selection) - n_images, time.monotonic() - began)
 
 
-def _load(config: Config, checkpoint: str | Path, store: Any) -> tuple["Predictor", dict[str, Any], list[str]]:
+def _load(config: Config, checkpoint: str | Path, selection: Any) -> tuple["Predictor", dict[str, Any], list[str]]:
     """The network of a checkpoint, ready to predict; what the store is told about it; what the user should know."""
+    store = selection.store
     content = load_checkpoint(checkpoint)
     about = content["larstore"]
     trained = make_config(about["config"], str(checkpoint))
-    n_planes = len(store.attributes["planes"])
+    planes = store.attributes["planes"]
+    transforms = make_transforms(trained.data, training=False, planes=planes, store=str(store.path))
+    check_tpcs(about.get("imported", {}), store.attributes["detector"], selection.column("tpc"), str(checkpoint))
+    n_planes = len(planes)
     if n_planes != about["n_planes"]:
         raise ConfigError(
             f"{store.path}: has {n_planes} planes, {checkpoint} was trained on {about['n_planes']}. "
@@ -120,21 +126,23 @@ def _load(config: Config, checkpoint: str | Path, store: Any) -> tuple["Predicto
     remarks = other_versions(about["versions"])
     if config.data.charge != trained.data.charge or config.data.z_segments != trained.data.z_segments:
         remarks.append("data.charge and data.z_segments are the checkpoint's, not the configuration's")
-    units = {each["units"] for each in about["stores"]}
+    if config.data.input_planes not in (None, trained.data.input_planes):
+        remarks.append("data.input_planes are the checkpoint's, not the configuration's")
+    units = {each["units"] for each in about["stores"]} or {"electrons"}  # input_scale of an import is from electrons
     if store.attributes["units"] not in units:
         remarks.append(f"{store.path}: charges are in {store.attributes['units']}, trained on {', '.join(units)}")
     data = trained.data.model_copy(update={"max_voxels": config.data.max_voxels})
-    config = with_inputs(config.model_copy(update={"data": data}), n_planes)
+    config = with_inputs(config.model_copy(update={"data": data}), len(trained.data.input_planes or planes))
     model = build_model(config.model.model_dump())
     load_weights(model, model_weights(content), str(checkpoint))
     attributes = {
         "checkpoint": str(checkpoint),
         "checkpoint_sha256": sha256(checkpoint),
-        "epoch": int(content["epoch"]),
+        "epoch": None if content["epoch"] is None else int(content["epoch"]),  # not known of some imported ones
         "config": trained.plain(),
         "versions": versions(),
     }
-    return Predictor(model, make_transforms(trained.data, training=False), config), attributes, remarks
+    return Predictor(model, transforms, config), attributes, remarks
 
 
 class Predictor:
@@ -143,7 +151,7 @@ class Predictor:
     def __init__(self, model: torch.nn.Module, transforms: Sequence[Transform], config: Config) -> None:
         self.device = device_of(config)
         self.model = model.to(self.device).eval()
-        log.info(use_backend(self.model, config.train.backend, self.device))
+        self.backend = use_backend(self.model, config.train.backend, self.device)
         self.transforms = transforms
         self.max_voxels = config.data.max_voxels or MAX_VOXELS
 

@@ -28,7 +28,9 @@ def make_loader(config: Config, part: Literal["train", "valid"]) -> StreamLoader
                 f"Fix: correct data.{'train_i' if training else 'inference_i'} or data.tpcs; "
                 f"'larstore index {source.path}' lists what there is"
             )
-        pairs.append((selection, make_transforms(data, training=training, scale=source.scale)))
+        planes = store.attributes["planes"]
+        steps = make_transforms(data, training=training, scale=source.scale, planes=planes, store=source.path)
+        pairs.append((selection, steps))
     if not pairs:
         return None
     stream = ImageStream(
@@ -77,3 +79,23 @@ def count_planes(loaders: list[StreamLoader | None]) -> int:
     if len(set(planes.values())) > 1:
         raise ConfigError(f"data.data_path: the stores have different numbers of planes, {planes}. Fix: one detector")
     return next(iter(planes.values()))
+
+
+def input_planes(config: Config, loaders: list[StreamLoader | None]) -> list[str]:
+    """The planes in the order of the network's inputs: as configured, else the stores' own order.
+
+    Raises ConfigError where that is another one in each store.
+    """
+    if config.data.input_planes is not None:
+        return config.data.input_planes
+    planes: dict[str, list[str]] = {
+        str(selection.store.path): selection.store.attributes["planes"]
+        for loader in loaders
+        for selection in (loader.stream.selections if loader else ())
+    }
+    first = next(iter(planes.values()))
+    if any(each != first for each in planes.values()):
+        raise ConfigError(
+            f"data.data_path: the stores have different planes, {planes}. Fix: data.input_planes: [{', '.join(first)}]"
+        )
+    return first

@@ -12,6 +12,7 @@ import numba
 import torch
 
 from train.schema import Config
+from train.sparse import kernels
 
 LOG = logging.getLogger("larstore.train")
 VERSIONS = ("larstore", "torch", "lightning", "numpy")
@@ -83,21 +84,13 @@ def compute_threads(wanted: int | None, backend: str = "native") -> Iterator[int
     threads = wanted or len(os.sched_getaffinity(0))
     before = torch.get_num_threads(), numba.get_num_threads()
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
-    _start_pool()  # which sets torch's number where both share a library; never again
+    kernels.start_threads()  # which sets torch's number where both share a library; never again
     torch.set_num_threads(threads if backend == "sparseconvnet" else 1)
     try:
         yield threads
     finally:
         torch.set_num_threads(before[0])
         numba.set_num_threads(before[1])
-
-
-@numba.njit(cache=True, parallel=True)
-def _start_pool() -> int:  # type: ignore[no-untyped-def]
-    total = 0
-    for i in numba.prange(2):
-        total += i
-    return total
 
 
 def versions() -> dict[str, str]:

@@ -78,6 +78,7 @@ class DataConfig(Section):
     round: int | None = None  # decimals of the charges in electrons, negative ones allowed
     full_y: bool = False  # all truth voxels in each batch, tiled or not
     charge: ChargeConfig = ChargeConfig()
+    input_planes: list[str] | None = None  # planes in the order of the network's inputs; None = as in the store
     batch_size: int = Field(default=1, ge=1)  # images
     max_voxels: int | None = Field(default=None, ge=1)  # a batch is closed before it grows beyond
     over_budget: Literal["fail", "skip"] = "fail"  # what happens to an image of more than max_voxels
@@ -112,6 +113,13 @@ class DataConfig(Section):
         if bounds is not None and (not bounds or sorted(set(bounds)) != bounds):
             raise ValueError("the upper bounds must ascend")
         return bounds
+
+    @field_validator("input_planes")
+    @classmethod
+    def _each_plane_once(cls, planes: list[str] | None) -> list[str] | None:
+        if planes is not None and (not planes or len(set(planes)) != len(planes)):
+            raise ValueError("name one plane or more, each once, for example [u, w, v]")
+        return planes
 
     def sources(self, part: Literal["train", "inference"]) -> list[SourceConfig]:
         """The stores that take part in ``part``, each with its own range, TPCs and scale."""

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from larstore.errors import ConfigError
 from train.schema import DataConfig
 
 
@@ -40,6 +41,16 @@ class Transform(ABC):
 
     @abstractmethod
     def _apply(self, sample: Sample, random: np.random.Generator) -> Sample: ...
+
+
+@dataclass(frozen=True)
+class Planes(Transform):
+    """Take these columns of the charges, in this order."""
+
+    columns: Sequence[int]
+
+    def _apply(self, sample: Sample, random: np.random.Generator) -> Sample:
+        return replace(sample, features=np.take(sample.features, self.columns, axis=1))
 
 
 @dataclass(frozen=True)
@@ -129,12 +140,42 @@ class Threshold(Transform):
         return replace(sample, target=(sample.target > self.value).astype(np.float32))
 
 
-def make_transforms(data: DataConfig, *, training: bool, scale: float = 1.0) -> list[Transform]:
+def plane_columns(wanted: Sequence[str], planes: Sequence[str], store: str) -> list[int]:
+    """Where the ``wanted`` planes are among those of a store. Raises ConfigError for one that it does not have."""
+    missing = [plane for plane in wanted if plane not in planes]
+    if missing:
+        raise ConfigError(
+            f"{store}: has planes {', '.join(planes)}, the network takes {', '.join(wanted)}: no {missing[0]!r}. "
+            "Fix: a store that has them, or, to train, data.input_planes from its own"
+        )
+    return [list(planes).index(plane) for plane in wanted]
+
+
+def make_transforms(
+    data: DataConfig,
+    *,
+    training: bool,
+    scale: float = 1.0,
+    planes: Sequence[str] = (),
+    store: str = "the store",
+) -> list[Transform]:
     """The steps a configuration asks for, in order; ``coord_lim`` and ``noise`` in training only.
 
-    ``scale`` is the store's own factor on the truth.
+    Args:
+        data: the block of the configuration.
+        training: whether for training images.
+        scale: the store's own factor on the truth.
+        planes: the store's, in the order of its charges; needed where ``data.input_planes`` is set.
+        store: names it in errors.
+
+    Raises:
+        ConfigError: the store lacks one of ``data.input_planes``.
     """
     steps: list[Transform] = []
+    if data.input_planes is not None:
+        columns = plane_columns(data.input_planes, planes, store)
+        if columns != list(range(len(planes))):
+            steps.append(Planes(columns))
     if training and data.coord_lim is not None:
         steps.append(CoordLimits(data.coord_lim))
     if training and data.noise is not None:

@@ -176,3 +176,12 @@ def rectified_gradient(x, gradient, scale, shift, mean, slope, offset, leak, row
                 g = gradient[row, c]
                 g = g if x[row, c] * scale[c] + shift[c] > 0 else g * leak
                 out[row, c] = g * scale[c] + (x[row, c] - mean[c]) * slope[c] + offset[c]
+
+
+@njit(cache=True, parallel=True, nogil=True)
+def start_threads():  # type: ignore[no-untyped-def]
+    """Nothing, in parallel: numba starts its threads at the first such call."""
+    total = 0
+    for i in prange(2):
+        total += i
+    return total
