@@ -12,12 +12,13 @@ _PUBLIC = {
     "ImageStream": "train.stream",
     "load_config": "train.config",
     "build_model": "train.models",
+    "describe": "train.description",
     "fit": "train.fitting",
     "infer": "train.inference",
     "evaluate": "train.evaluation",
     "view": "train.display",
 }
-__all__ = ["ImageStream", "build_model", "evaluate", "fit", "infer", "load_config", "view"]
+__all__ = ["ImageStream", "build_model", "describe", "evaluate", "fit", "infer", "load_config", "view"]
 
 
 def __getattr__(name: str) -> Any:

@@ -15,8 +15,10 @@ from larstore.errors import ConfigError
 from train.callbacks import EpochEnd, PredictWhileTraining, ProgressBar, TimeLimit
 from train.checkpoint import load_checkpoint, load_weights, model_weights, write_checkpoint
 from train.config import naming_file, with_inputs
+from train.description import describe
 from train.folder import RunFolder
-from train.loaders import count_planes, count_steps, describe_stores, make_loader
+from train.loaders import count_planes, count_steps, describe_stores, first_coords, make_loader
+from train.models import SparseCellNet
 from train.module import ImageModule
 from train.runtime import compute_threads, log_to, log_to_stderr, other_versions, versions, without_remarks
 from train.schema import Config
@@ -121,6 +123,9 @@ def _train(run: _Run, threads: int, progress: bool) -> FitResult:
         run.first_epoch,
         config.train.n_epochs - 1,
     )
+    if isinstance(run.module.model, SparseCellNet):
+        for line in str(describe(run.module.model, first_coords(run.train_loader.stream))).splitlines():
+            log.info("network: %s", line)
     for remark in run.remarks:
         log.warning(remark)
     rows = run.folder.read_summaries(run.first_epoch)

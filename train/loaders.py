@@ -77,3 +77,10 @@ def count_planes(loaders: list[StreamLoader | None]) -> int:
     if len(set(planes.values())) > 1:
         raise ConfigError(f"data.data_path: the stores have different numbers of planes, {planes}. Fix: one detector")
     return next(iter(planes.values()))
+
+
+def first_coords(stream: ImageStream, most: int = 200_000) -> torch.Tensor | None:
+    """coords (n, 4) of the first image of 1 to ``most`` voxels within the budget, as the network gets it; or None."""
+    most = min(most, stream.max_voxels or most)
+    usable = np.flatnonzero((stream.voxel_count > 0) & (stream.voxel_count <= most))
+    return stream.load(usable[:1])["coords"] if len(usable) else None
