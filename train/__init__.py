@@ -12,13 +12,24 @@ _PUBLIC = {
     "ImageStream": "train.stream",
     "load_config": "train.config",
     "build_model": "train.models",
+    "describe": "train.description",
     "fit": "train.fitting",
     "infer": "train.inference",
     "evaluate": "train.evaluation",
     "import_checkpoint": "train.importing",
     "view": "train.display",
 }
-__all__ = ["ImageStream", "build_model", "evaluate", "fit", "import_checkpoint", "infer", "load_config", "view"]
+__all__ = [
+    "ImageStream",
+    "build_model",
+    "describe",
+    "evaluate",
+    "fit",
+    "import_checkpoint",
+    "infer",
+    "load_config",
+    "view",
+]
 
 
 def __getattr__(name: str) -> Any:

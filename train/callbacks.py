@@ -75,7 +75,7 @@ class EpochEnd(Callback):
 
 
 class PredictWhileTraining(Callback):
-    """``store_inference``: scores of validation images, written into their stores as RUN-OUTDIR-EPOCH.
+    """``store_inference``: predictions of validation images, written into their stores as RUN-OUTDIR-EPOCH.
 
     A store that cannot be written to does not stop the training; it is logged.
     """
@@ -88,7 +88,8 @@ class PredictWhileTraining(Callback):
         wanted, epoch = self.config.store_inference, trainer.current_epoch
         if wanted is None or epoch % wanted.everyNepoch:
             return
-        name = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{self.folder.path.resolve().name}-{wanted.outdir}-{epoch:03d}")[-64:]
+        name = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{self.folder.path.resolve().name}-{wanted.outdir}-{epoch:03d}")
+        name = name[-64 + len("-charge") :]  # a store's names have up to 64 letters, and infer may append to this one
         for source in self.config.data.sources("inference"):
             try:
                 with torch.random.fork_rng(devices=[]):  # a new network is drawn, and the training must not notice

@@ -15,8 +15,10 @@ from larstore.errors import ConfigError
 from train.callbacks import EpochEnd, PredictWhileTraining, ProgressBar, TimeLimit
 from train.checkpoint import load_checkpoint, load_weights, model_weights, write_checkpoint
 from train.config import naming_file, with_inputs, with_planes
+from train.description import describe
 from train.folder import RunFolder
-from train.loaders import count_planes, count_steps, describe_stores, input_planes, make_loader
+from train.loaders import count_planes, count_steps, describe_stores, first_coords, input_planes, make_loader
+from train.models import SparseCellNet
 from train.module import ImageModule
 from train.runtime import compute_threads, device_of, log_to, log_to_stderr, other_versions, versions, without_remarks
 from train.same_inputs import check_inputs, check_resumable
@@ -131,6 +133,9 @@ def _train(run: _Run, threads: int, progress: bool) -> FitResult:
         config.train.n_epochs - 1,
     )
     log.info(use_backend(run.module.model, config.train.backend, device_of(config)))
+    if isinstance(run.module.model, SparseCellNet):
+        for line in str(describe(run.module.model, first_coords(run.train_loader.stream))).splitlines():
+            log.info("network: %s", line)
     for remark in run.remarks:
         log.warning(remark)
     rows = run.folder.read_summaries(run.first_epoch)

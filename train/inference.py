@@ -1,9 +1,10 @@
-"""Scores for every voxel of the chosen images, written beside them into the store."""
+"""Scores (and charges, of a network of both) for every voxel of the chosen images, written into their store."""
 
 import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from larstore.errors import ConfigError
 from train.checkpoint import load_checkpoint, load_weights, model_weights, sha256
 from train.config import make_config, naming_file, with_inputs
 from train.folder import RunFolder
-from train.models import build_model
+from train.models import build_model, outputs_of
 from train.research_checkpoint import check_tpcs
 from train.runtime import compute_threads, device_of, log_to_stderr, other_versions, versions
 from train.samples import join, to_sample
@@ -57,6 +58,9 @@ def infer(
 ) -> InferResult:
     """Write ``predictions/NAME`` of a store; what an earlier, interrupted call has written is kept.
 
+    The charge of a network of scores and charges becomes a prediction of its own, ``NAME-charge``, in the unit of the
+    target it was trained on (electrons × ``data.scale``).
+
     Args:
         config: its ``model`` block, ``data.max_voxels`` and ``train`` (threads, accelerator) count; which planes
             are inputs, in which order and how scaled, is taken from the checkpoint.
@@ -83,27 +87,40 @@ def infer(
                 f"Fix: choose among those that 'larstore index {store}' lists"
             )
         predictor, attributes, remarks = _load(config, checkpoint, selection)
+    outputs = outputs_of(config.model.model_dump())
+    names = [name, *(f"{name}-{output}" for output in outputs[1:])]
     with (
         log_to_stderr(verbose),
         compute_threads(config.train.threads, config.train.backend),
-        larstore.PredictionWriter(store, name, attributes) as writer,
+        ExitStack() as opened,
     ):
+        writers = [
+            opened.enter_context(larstore.PredictionWriter(store, each, attributes | {"output": output}))
+            for each, output in zip(names, outputs, strict=True)
+        ]
         log.info(predictor.backend)
         for remark in remarks:
             log.warning(remark)
-        groups = writer.groups(selection)
+        # One of several may be ahead where a call was interrupted between two commits.
+        lacking = [dict(writer.groups(selection)) for writer in writers]
+        groups = sorted({shard: images for each in lacking for shard, images in each.items()}.items())
         n_images = sum(len(images) for _, images in groups)
         with Progress(console=Console(stderr=True), disable=not (progress and sys.stderr.isatty())) as bar:
             task = bar.add_task("inference", total=n_images)
             for shard, images in groups:
-                scores = []
-                for image, score in predictor(images):
-                    scores.append((image, score))
+                values = []
+                for image, columns in predictor(images):
+                    values.append((image, columns))
                     bar.advance(task)
-                writer.write(shard, scores)
+                for column, (writer, shards) in enumerate(zip(writers, lacking, strict=True)):
+                    if shard in shards:
+                        writer.write(shard, [(image, columns[:, column]) for image, columns in values])
+                        writer.commit()
+        for writer, shards in zip(writers, lacking, strict=True):
+            if not shards:
                 writer.commit()
-        if not groups:
-            writer.commit()
+        if len(names) > 1:
+            log.info("%s: %s", store, ", ".join(f"{o} in {n}" for o, n in zip(outputs, names, strict=True)))
     voxels = sum(len(image) for _, images in groups for image in images)
     return InferResult(name, n_images, voxels, len(selection) - n_images, time.monotonic() - began)
 
@@ -146,7 +163,7 @@ def _load(config: Config, checkpoint: str | Path, selection: Any) -> tuple["Pred
 
 
 class Predictor:
-    """A network in evaluation mode that takes images and gives one score per voxel, in budgeted batches."""
+    """A network in evaluation mode that takes images and gives its outputs per voxel, in budgeted batches."""
 
     def __init__(self, model: torch.nn.Module, transforms: Sequence[Transform], config: Config) -> None:
         self.device = device_of(config)
@@ -157,7 +174,7 @@ class Predictor:
 
     @torch.no_grad()
     def __call__(self, images: Sequence[Any]) -> Iterator[tuple[Any, npt.NDArray[np.float32]]]:
-        """Each image with its (n,) float32 scores, in the order given."""
+        """Each image with its (n, outputs) float32, in the order given."""
         unused = np.random.default_rng(0)  # no transform of an inference is random
         for batch in self._batches(images):
             samples = []
@@ -168,10 +185,10 @@ class Predictor:
                 samples.append(sample)
             joined = join(samples, [image.key for image in batch])
             output = self.model(joined["coords"].to(self.device), joined["features"].to(self.device))
-            score = output[:, 0].float().cpu().numpy()
+            values = output.float().cpu().numpy()
             offsets = joined["offsets"].tolist()
             for image, start, stop in zip(batch, offsets[:-1], offsets[1:], strict=True):
-                yield image, score[start:stop]
+                yield image, values[start:stop]
 
     def _batches(self, images: Sequence[Any]) -> Iterator[list[Any]]:
         """Consecutive images up to the budget; one that exceeds it comes alone."""

@@ -99,3 +99,10 @@ def input_planes(config: Config, loaders: list[StreamLoader | None]) -> list[str
             f"data.data_path: the stores have different planes, {planes}. Fix: data.input_planes: [{', '.join(first)}]"
         )
     return first
+
+
+def first_coords(stream: ImageStream, most: int = 200_000) -> torch.Tensor | None:
+    """coords (n, 4) of the first image of 1 to ``most`` voxels within the budget, as the network gets it; or None."""
+    most = min(most, stream.max_voxels or most)
+    usable = np.flatnonzero((stream.voxel_count > 0) & (stream.voxel_count <= most))
+    return stream.load(usable[:1])["coords"] if len(usable) else None

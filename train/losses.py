@@ -1,6 +1,7 @@
 """Losses by name: torch.nn's, and those of the research code; all take a weight per voxel."""
 
-from typing import Any
+import math
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +16,23 @@ class VoxelLoss(nn.Module):
 
     ``forward(output, target, weight)``: (n, 1) each -> scalar, Σ weight · loss / Σ weight. Without any voxel of
     weight > 0 it is a zero that is connected to the graph, so that a step on such a batch is possible.
+
+    Attributes:
+        n_outputs: columns that the network's output must have.
+        takes_truth: the target is the truth itself, where other losses of scores get labels 0 and 1.
+        parts: scalars that the last loss was the sum of, by name; NaN where nothing counted. Empty if there is one.
     """
 
+    n_outputs: ClassVar[int] = 1
+    takes_truth: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: dict[str, Tensor] = {}
+
     def forward(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """The scalar loss."""
+        """The scalar loss. Raises ConfigError if the output has another number of columns than the loss takes."""
+        self.check_outputs(output)
         weight = torch.ones_like(target) if weight is None else weight
         total = weight.sum()
         if total == 0:
@@ -28,6 +42,23 @@ class VoxelLoss(nn.Module):
     def per_voxel(self, output: Tensor, target: Tensor) -> Tensor:
         """(n, 1) loss of each voxel."""
         raise NotImplementedError
+
+    def check_outputs(self, output: Tensor) -> None:
+        """Refuse what would be broadcast against the target without a word."""
+        if output.shape[1] != self.n_outputs:
+            raise ConfigError(
+                f"loss: takes {self.n_outputs} outputs per voxel, the model gives {output.shape[1]}. "
+                "Fix: MultiTaskLoss with cellnet_multi, any other loss with a model of one output"
+            )
+
+    def compared(self, output: Tensor, target: Tensor, weight: Tensor, binary: bool) -> tuple[Tensor, Tensor]:
+        """(k,) outputs and (k,) references of the voxels that count in a metric.
+
+        References are labels (int64, target > 0) for a ``binary`` metric, the target itself for one of regression.
+        """
+        counts = weight[:, 0] > 0
+        reference = target[counts, 0]
+        return output[counts, 0], (reference > 0).long() if binary else reference
 
 
 class TorchLoss(VoxelLoss):
@@ -61,6 +92,8 @@ class ChargeWeightedBCELoss(VoxelLoss):
     The target is the truth itself (no ``data.threshold``); the mean is over voxels, not over weights.
     """
 
+    takes_truth: ClassVar[bool] = True
+
     def __init__(self, negative_weight: float) -> None:
         super().__init__()
         self.negative_weight = float(negative_weight)
@@ -85,6 +118,89 @@ class LabelWeightedBCELoss(VoxelLoss):
         return F.binary_cross_entropy(output, target, reduction="none") * importance
 
 
+# What MultiTaskLoss may be made of: losses of a score in (0, 1) against a label, losses of an unbounded charge.
+CHARGE_PARTS = ("HuberLoss", "L1Loss", "MSELoss", "SmoothL1Loss")
+SCORE_PARTS = ("BCELoss", "BCEL1Loss", "ChargeWeightedBCELoss", "LabelWeightedBCELoss", *CHARGE_PARTS)
+
+
+class MultiTaskLoss(VoxelLoss):
+    """``score_weight`` × loss of the score + ``charge_weight`` × loss of the charge, for networks of both.
+
+    The target is the truth itself, in its unit after ``data.scale``. Labels are truth > ``threshold``. Each part is a
+    weighted mean over its own voxels, so that their balance does not depend on how many ghosts a sample has.
+
+    Args:
+        score: block of a loss in `SCORE_PARTS`.
+        charge: block of a loss in `CHARGE_PARTS`.
+        score_weight, charge_weight: not below 0, one of them above.
+        threshold: truth above it makes a voxel true; not below 0.
+        charge_of_ghosts: let the charge's part count ghosts too, whose truth is at most ``threshold``. By default it
+            counts true voxels only: 95 of 100 voxels are ghosts, their zeros would pull every uncertain charge down,
+            and which voxels are ghosts is what the score tells. The charge of a ghost then means nothing; cut on the
+            score first.
+    """
+
+    n_outputs: ClassVar[int] = 2
+    takes_truth: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        score: Any = "BCELoss",
+        charge: Any = "SmoothL1Loss",
+        score_weight: float = 1.0,
+        charge_weight: float = 1.0,
+        threshold: float = 0.0,
+        charge_of_ghosts: bool = False,
+    ) -> None:
+        super().__init__()
+        numbers = {"score_weight": score_weight, "charge_weight": charge_weight, "threshold": threshold}
+        for name, number in numbers.items():
+            if type(number) not in (int, float) or not 0 <= number < math.inf:
+                raise ConfigError(f"loss.{name}: {number!r} is no finite number from 0 up. Fix: for example 1.0")
+        if score_weight == charge_weight == 0:
+            raise ConfigError("loss: score_weight and charge_weight are both 0. Fix: one of them above 0")
+        if not isinstance(charge_of_ghosts, bool):
+            raise ConfigError(f"loss.charge_of_ghosts: {charge_of_ghosts!r}. Fix: true or false")
+        self.score = _make_part("score", score, SCORE_PARTS)
+        self.charge = _make_part("charge", charge, CHARGE_PARTS)
+        self.score_weight, self.charge_weight = float(score_weight), float(charge_weight)
+        self.threshold, self.charge_of_ghosts = float(threshold), charge_of_ghosts
+
+    def forward(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The scalar loss of output (n, 2) against target and weight (n, 1); ``parts`` are those before weighting."""
+        self.check_outputs(output)
+        weight = torch.ones_like(target) if weight is None else weight
+        true = target > self.threshold
+        labels = true.to(target.dtype)
+        score_target = target * labels if self.score.takes_truth else labels
+        score = self.score(output[:, :1], score_target, weight)
+        charge_weight = weight if self.charge_of_ghosts else weight * labels
+        charge = self.charge(output[:, 1:], target, charge_weight)
+        self.parts = {
+            "score": torch.where(weight.sum() > 0, score.detach(), math.nan),
+            "charge": torch.where(charge_weight.sum() > 0, charge.detach(), math.nan),
+        }
+        loss: Tensor = self.score_weight * score + self.charge_weight * charge
+        return loss
+
+    def compared(self, output: Tensor, target: Tensor, weight: Tensor, binary: bool) -> tuple[Tensor, Tensor]:
+        """Binary metrics: scores and labels (truth > threshold); of regression: charges where their loss counts."""
+        true, counts = target[:, 0] > self.threshold, weight[:, 0] > 0
+        if binary:
+            return output[counts, 0], true[counts].long()
+        if not self.charge_of_ghosts:
+            counts = counts & true
+        return output[counts, 1], target[counts, 0]
+
+
+def _make_part(key: str, block: Any, names: tuple[str, ...]) -> VoxelLoss:
+    block = {"name": block} if isinstance(block, str) else block
+    name = block.get("name") if isinstance(block, dict) else block
+    if name not in names:
+        raise ConfigError(f"loss.{key}: {name!r} is no loss of a {key}. Fix: name: one of {', '.join(names)}")
+    return make_loss(NamedSection.model_validate(block), f"loss.{key}")
+
+
 # torch.nn's losses that compare two tensors element by element.
 ELEMENTWISE = (
     "BCELoss",
@@ -97,14 +213,14 @@ ELEMENTWISE = (
     "SoftMarginLoss",
 )
 OWN: dict[str, type[VoxelLoss]] = {
-    loss.__name__: loss for loss in (BCEL1Loss, ChargeWeightedBCELoss, LabelWeightedBCELoss)
+    loss.__name__: loss for loss in (BCEL1Loss, ChargeWeightedBCELoss, LabelWeightedBCELoss, MultiTaskLoss)
 }
 # The research code's ghost3d_3.yaml names a loss that was renamed.
 OWN["WeightedBCELoss"] = ChargeWeightedBCELoss
 
 
-def make_loss(section: NamedSection) -> VoxelLoss:
-    """The loss of a configuration's ``loss:`` block. Raises ConfigError for an unknown name or argument."""
+def make_loss(section: NamedSection, key: str = "loss") -> VoxelLoss:
+    """The loss of a configuration's block ``key``. Raises ConfigError for an unknown name or argument."""
     arguments = section.arguments
     try:
         if section.name in OWN:
@@ -112,6 +228,6 @@ def make_loss(section: NamedSection) -> VoxelLoss:
         if section.name in ELEMENTWISE:
             return TorchLoss(section.name, arguments)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"loss: {section.name}: {error}. Fix: correct its arguments {sorted(arguments)}") from error
+        raise ConfigError(f"{key}: {section.name}: {error}. Fix: correct its arguments {sorted(arguments)}") from error
     valid = (*sorted(OWN), *ELEMENTWISE)
-    raise ConfigError(f"loss: {section.name!r} is not a loss per voxel. Fix: one of {', '.join(valid)}")
+    raise ConfigError(f"{key}: {section.name!r} is not a loss per voxel. Fix: one of {', '.join(valid)}")

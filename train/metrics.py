@@ -8,6 +8,7 @@ from torch import Tensor
 from torchmetrics import classification, regression
 
 from larstore.errors import ConfigError
+from train.losses import VoxelLoss
 from train.schema import NamedSection
 
 RENAMED = {"BinAccuracy": "BinaryAccuracy"}  # score > 0.5 against the label
@@ -28,14 +29,19 @@ class Metrics:
     """The metrics of a configuration: updated with each batch, computed and reset at the end of an epoch.
 
     Binary ones compare scores with ``target > 0``; those of regression with the target itself. Voxels of weight 0 do
-    not count.
+    not count. Of a network of scores and charges, binary metrics see the scores, those of regression the charges, with
+    the threshold and on the voxels of the loss (`train.losses.MultiTaskLoss`).
 
     Args:
         sections: name in summaries -> metric and its arguments.
         constant_memory: leave out those that keep every score (average precision without ``thresholds``).
+        loss: knows which outputs are compared with what; by default as said for one output.
     """
 
-    def __init__(self, sections: dict[str, NamedSection], constant_memory: bool = False) -> None:
+    def __init__(
+        self, sections: dict[str, NamedSection], constant_memory: bool = False, loss: VoxelLoss | None = None
+    ) -> None:
+        self.compared = (VoxelLoss() if loss is None else loss).compared
         made = {name: make_metric(section) for name, section in sections.items()}
         self.metrics = {
             name: metric
@@ -45,14 +51,12 @@ class Metrics:
 
     @torch.no_grad()
     def update(self, output: Tensor, target: Tensor, weight: Tensor) -> None:
-        """Take in one batch, (n, 1) each."""
-        counts = weight[:, 0] > 0
-        if not counts.any():
-            return
-        score, truth = output.detach()[counts, 0], target[counts, 0]
+        """Take in one batch: output (n, outputs), target and weight (n, 1)."""
+        pairs = {binary: self.compared(output.detach(), target, weight, binary) for binary in (True, False)}
         for metric in self.metrics.values():
-            binary = type(metric).__name__.startswith("Binary")
-            metric.to(score.device).update(score, (truth > 0).long() if binary else truth)
+            values, references = pairs[type(metric).__name__.startswith("Binary")]
+            if len(values):
+                metric.to(values.device).update(values, references)
 
     def compute(self) -> dict[str, float]:
         """Values by name, NaN where nothing was taken in or no voxel is true; the metrics start afresh."""

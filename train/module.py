@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from larstore.errors import ConfigError, LarstoreError
-from train.losses import make_loss
+from train.losses import MultiTaskLoss, make_loss
 from train.metrics import Metrics
 from train.models import build_model
 from train.schema import Config, OneCycleTrainer, PlateauTrainer
@@ -35,11 +35,17 @@ class ImageModule(lightning.LightningModule):
         self.config, self.n_steps = config, n_steps
         self.model = build_model(config.model.model_dump())
         self.loss = make_loss(config.loss)
+        if isinstance(self.loss, MultiTaskLoss) and config.data.threshold is not None:
+            raise ConfigError(
+                f"data.threshold = {config.data.threshold:g} leaves no charge to learn for MultiTaskLoss. "
+                "Fix: remove it, and set loss.threshold"
+            )
         self.metrics = {
-            "train": Metrics(config.metrics, constant_memory=True),
-            "valid": Metrics(config.metrics),
+            "train": Metrics(config.metrics, constant_memory=True, loss=self.loss),
+            "valid": Metrics(config.metrics, loss=self.loss),
         }
         self.losses: dict[str, list[float]] = {"train": [], "valid": []}
+        self.loss_parts: dict[str, dict[str, list[float]]] = {"train": {}, "valid": {}}
         self.base_rates: list[float] = []
         self.plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
         self.plateau_state: dict[str, Any] | None = None
@@ -110,15 +116,19 @@ class ImageModule(lightning.LightningModule):
                 "Fix: lower optimizer.lr, set train.gradient_clip, or look at these images"
             )
         self.losses[part].append(value)
+        for name, tensor in self.loss.parts.items():
+            self.loss_parts[part].setdefault(name, []).append(float(tensor))
         self.metrics[part].update(output, batch["target"], batch["weight"])
         return loss
 
     def summary(self, part: str) -> dict[str, float]:
-        """Mean loss over batches and the metrics since the last call; empty if there was no batch."""
+        """Means over batches of the loss and its parts, and the metrics, since the last call; empty without a batch."""
         losses, self.losses[part] = self.losses[part], []
+        parts, self.loss_parts[part] = self.loss_parts[part], {}
         if not losses:
             return {}
-        return {"loss": sum(losses) / len(losses), **self.metrics[part].compute()}
+        means = {f"{name}_loss": _mean(values) for name, values in parts.items()}
+        return {"loss": _mean(losses), **means, **self.metrics[part].compute()}
 
     def end_epoch(self, valid: dict[str, float]) -> None:
         """Let a plateau scheduler see the epoch's validation metric."""
@@ -142,6 +152,12 @@ class ImageModule(lightning.LightningModule):
         self.elapsed_before, self.started = float(state["elapsed"]), time.monotonic()
         torch.set_rng_state(state["random"])
         self.plateau_state = state["plateau"]  # the scheduler itself is made later, with the optimiser
+
+
+def _mean(values: list[float]) -> float:
+    """Of the batches in which something counted, NaN if there was none."""
+    counted = [value for value in values if not math.isnan(value)]
+    return sum(counted) / len(counted) if counted else math.nan
 
 
 def one_cycle(progress: float, warmup: float, final: float) -> float:

@@ -155,7 +155,7 @@ class ImageStream(IterableDataset[Batch]):
         self._after_fork()
         plan = self.plan(epoch)
         for number, padding in todo:
-            batch = self._load(plan[number], epoch, number)
+            batch = self.load(plan[number], epoch, number)
             if padding:
                 batch["weight"].zero_()
             if count:
@@ -168,7 +168,8 @@ class ImageStream(IterableDataset[Batch]):
             self.selections = [type(part)(copy.copy(part.store), part.row_numbers) for part in self.selections]
             self._pid = os.getpid()
 
-    def _load(self, positions: npt.NDArray[np.int64], epoch: int, number: int) -> Batch:
+    def load(self, positions: npt.NDArray[np.int64], epoch: int = 0, number: int = 0) -> Batch:
+        """The images at these positions as a batch, with the transforms of an epoch."""
         images = self._read(positions)
         samples = [self._sample(images[p], p, epoch) for p in positions.tolist()]
         sources = [self._source(p) for p in positions.tolist()]

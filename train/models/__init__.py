@@ -7,15 +7,25 @@ from torch import nn
 
 from larstore.errors import ConfigError
 from train.models.cellnet import BinarySparseCellNet, ChargeSparseCellNet, SparseCellNet
+from train.models.multitask import MultiTaskSparseCellNet
 
 MODELS: dict[str, type[SparseCellNet]] = {
     "cellnet": SparseCellNet,
     "cellnet_binary": BinarySparseCellNet,
     "cellnet_charge": ChargeSparseCellNet,
+    "cellnet_multi": MultiTaskSparseCellNet,
 }
 # The research code's configurations name modules, ours classes too.
 ALIASES = {"cellnet_sparse": "cellnet"} | {model.__name__: name for name, model in MODELS.items()}
-__all__ = ["MODELS", "BinarySparseCellNet", "ChargeSparseCellNet", "SparseCellNet", "build_model"]
+__all__ = [
+    "MODELS",
+    "BinarySparseCellNet",
+    "ChargeSparseCellNet",
+    "MultiTaskSparseCellNet",
+    "SparseCellNet",
+    "build_model",
+    "outputs_of",
+]
 
 
 def arguments_of(model: type[SparseCellNet]) -> dict[str, inspect.Parameter]:
@@ -28,13 +38,11 @@ def build_model(block: dict[str, Any]) -> nn.Module:
     """The network of a configuration's ``model:`` block: ``name`` and the arguments of its class.
 
     ``model(coords, features)``: coords (n, 4) int64 x, y, z, event in the batch, features (n, nInputFeatures) ->
-    (n, 1) in the input's order. Raises ConfigError for an unknown name, an unknown or a missing argument.
+    (n, outputs) in the input's order; one output, two (score, charge) of cellnet_multi. Raises ConfigError for an
+    unknown name, an unknown or a missing argument.
     """
-    settings = dict(block)
-    given = settings.pop("name", None)
-    name = ALIASES.get(given, given) if isinstance(given, str) else given
-    if name not in MODELS:
-        raise ConfigError(f"model: name = {given!r} is unknown. Fix: one of {', '.join(MODELS)}")
+    name = _name(block)
+    settings = {key: value for key, value in block.items() if key != "name"}
     known = arguments_of(MODELS[name])
     unknown = sorted(set(settings) - set(known))
     if unknown:
@@ -43,3 +51,16 @@ def build_model(block: dict[str, Any]) -> nn.Module:
     if missing:
         raise ConfigError(f"model: {missing[0]} is missing for {name}. Fix: add it")
     return MODELS[name](**settings)
+
+
+def outputs_of(block: dict[str, Any]) -> tuple[str, ...]:
+    """What inference keeps of the columns of a ``model:`` block's network. Raises ConfigError for an unknown name."""
+    return MODELS[_name(block)].outputs
+
+
+def _name(block: dict[str, Any]) -> str:
+    given = block.get("name")
+    name = ALIASES.get(given, given) if isinstance(given, str) else given
+    if name not in MODELS:
+        raise ConfigError(f"model: name = {given!r} is unknown. Fix: one of {', '.join(MODELS)}")
+    return str(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -111,7 +112,13 @@ class SparseCellNet(nn.Module):
         downsample: filter and stride between levels in y and z.
         downsample_t: the same in x, between levels that are not 2D.
         momentum: fraction of the running statistics that a training step keeps.
+
+    Attributes:
+        outputs: what inference keeps, column by column: the first is the prediction itself, each other one is written
+            beside it as NAME-OUTPUT.
     """
+
+    outputs: ClassVar[tuple[str, ...]] = ("output",)
 
     def __init__(
         self,
@@ -165,6 +172,8 @@ class SparseCellNet(nn.Module):
 class BinarySparseCellNet(SparseCellNet):
     """A score per voxel in (0, 1): linear map and sigmoid on top of the net."""
 
+    outputs: ClassVar[tuple[str, ...]] = ("score",)
+
     def __init__(self, spatial_size: int | Sequence[int], nChannels: int, *args: int, **options: object) -> None:
         super().__init__(spatial_size, nChannels, *args, **options)  # type: ignore[arg-type]
         self.linear = nn.Linear(nChannels, 1)
@@ -174,11 +183,21 @@ class BinarySparseCellNet(SparseCellNet):
         return torch.sigmoid(self.linear(self.trunk(coords, features)))
 
 
+def charge_head(channels: int, n_hidden: int) -> nn.Sequential:
+    """``n_hidden`` × (linear map, ReLU), then a linear map: (n, channels) -> (n, 1). Raises ConfigError."""
+    if not isinstance(n_hidden, int) or n_hidden < 0:
+        raise ConfigError(f"model: nHiddenLayers = {n_hidden!r} makes no net. Fix: a whole number, 0 or above")
+    hidden = [layer for _ in range(n_hidden) for layer in (nn.Linear(channels, channels), nn.ReLU())]
+    return nn.Sequential(*hidden, nn.Linear(channels, 1))
+
+
 class ChargeSparseCellNet(SparseCellNet):
     """A charge per voxel: ``nHiddenLayers`` × (linear map, ReLU), then a linear map on top of the net.
 
     ``freeze`` keeps the trunk's weights as they are and trains the head alone.
     """
+
+    outputs: ClassVar[tuple[str, ...]] = ("charge",)
 
     def __init__(
         self,
@@ -193,8 +212,7 @@ class ChargeSparseCellNet(SparseCellNet):
         if freeze:
             for parameter in self.sparseModel.parameters():
                 parameter.requires_grad = False
-        hidden = [layer for _ in range(nHiddenLayers) for layer in (nn.Linear(nChannels, nChannels), nn.ReLU())]
-        self.linear = nn.Sequential(*hidden, nn.Linear(nChannels, 1))
+        self.linear = charge_head(nChannels, nHiddenLayers)
 
     def forward(self, coords: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """As SparseCellNet, -> (n, 1)."""
