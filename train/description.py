@@ -67,7 +67,8 @@ def describe(model: SparseCellNet, coords: torch.Tensor | None = None) -> Descri
     Multiply-adds are those of convolutions and linear maps: Cin × Cout for each pair of an input and an output that
     a filter brings together; normalisation, ReLU, sums and the search for neighbours are not counted. Memory is
     that of features: in training what the backward pass needs (the inputs of convolutions, linear maps and
-    normalisations, each once), in inference the most that exist at one time. The rules (who meets whom), weights and
+    normalisations, each once; where a level recomputes, the inputs of its blocks, without those of the one that is
+    being worked on), in inference the most that exist at one time. The rules (who meets whom), weights and
     what a kernel uses in between come on top.
 
     Args:
@@ -174,8 +175,11 @@ class _Costs:
         match module:
             case layers.ConcatTable():
                 done: list[_Features] = []
+                before = dict(self.kept)
                 for each in module:
                     done.append(self.run(each, x, (*waiting, x, *done)))
+                if module.recompute and self.kept != before:
+                    self.kept = before | {x: None}
                 return done
             case nn.Sequential():
                 y = x

@@ -268,3 +268,31 @@ def test_initial_weights_have_the_stated_spread():
     weight = layers.SubmanifoldConvolution(32, 64, 3).weight
     assert float(weight.detach().std()) == pytest.approx((2 / (32 * 27)) ** 0.5, rel=0.02)
     assert float(layers.NetworkInNetwork(64, 64).weight.detach().std()) == pytest.approx((2 / 64) ** 0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("recompute", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_recomputing_changes_memory_alone(recompute, dtype):
+    coords, features = sites_of(8, 600, size=(16, 16, 16)), torch.randn(600, 3, dtype=dtype)
+    results = []
+    for levels in (0, recompute):
+        torch.manual_seed(0)
+        model = build_model(NET | {"recompute": levels}).to(dtype)
+        kept: dict[int, int] = {}
+
+        def keep(tensor, kept=kept):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        for _ in range(2):
+            model.zero_grad()
+            kept.clear()
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                loss = model(coords, features).square().sum()
+            size = sum(kept.values())
+            loss.backward()
+        results.append((size, [*(p.grad for p in model.parameters()), *model.state_dict().values()]))
+    (all_of_it, expected), (less, found) = results
+    assert less < 0.8 * all_of_it
+    for one, two in zip(expected, found, strict=True):
+        assert torch.equal(one, two)

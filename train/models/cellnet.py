@@ -66,7 +66,7 @@ class _Blocks:
         """Batch normalisation and ReLU."""
         return BatchNormReLU(channels, momentum=self.momentum)
 
-    def residual(self, c_in: int, c_out: int, is_2d: bool) -> list[nn.Module]:
+    def residual(self, c_in: int, c_out: int, is_2d: bool, recompute: bool) -> list[nn.Module]:
         """Two convolutions beside the identity, or beside a linear map where the widths differ."""
         kernel = self.kernel(is_2d)
         way_round = Identity() if c_in == c_out else NetworkInNetwork(c_in, c_out)
@@ -76,25 +76,27 @@ class _Blocks:
             self.norm(c_out),
             SubmanifoldConvolution(c_out, c_out, kernel),
         )
-        return [ConcatTable(way_round, convolutions), AddTable()]
+        table = ConcatTable(way_round, convolutions)
+        table.recompute = recompute
+        return [table, AddTable()]
 
-    def level(self, widths: Sequence[int], n_2d: int, reps: int) -> nn.Sequential:
-        """A level with all coarser ones inside it."""
+    def level(self, widths: Sequence[int], n_2d: int, reps: int, recompute: int) -> nn.Sequential:
+        """A level with all coarser ones inside it; it and ``recompute`` − 1 below it compute their blocks twice."""
         here, is_2d = widths[0], n_2d > 0
-        modules = [module for _ in range(reps) for module in self.residual(here, here, is_2d)]
+        modules = [module for _ in range(reps) for module in self.residual(here, here, is_2d, recompute > 0)]
         if len(widths) > 1:
             below = widths[1]
             filter_size, stride = self.resampling(is_2d)
             deeper = nn.Sequential(
                 self.norm(here),
                 Convolution(here, below, filter_size, stride),
-                self.level(widths[1:], n_2d - 1, reps),
+                self.level(widths[1:], n_2d - 1, reps, recompute - 1),
                 self.norm(below),
                 Deconvolution(below, here, filter_size, stride),
             )
             modules += [ConcatTable(Identity(), deeper), JoinTable()]
             for rep in range(reps):
-                modules += self.residual(2 * here if rep == 0 else here, here, is_2d)
+                modules += self.residual(2 * here if rep == 0 else here, here, is_2d, recompute > 0)
         return nn.Sequential(*modules)
 
 
@@ -112,6 +114,8 @@ class SparseCellNet(nn.Module):
         downsample: filter and stride between levels in y and z.
         downsample_t: the same in x, between levels that are not 2D.
         momentum: fraction of the running statistics that a training step keeps.
+        recompute: finest levels whose blocks keep their input alone for the backward pass, and are computed once more
+            there: less memory for a third more time. Weights and results are the same.
 
     Attributes:
         outputs: what inference keeps, column by column: the first is the prediction itself, each other one is written
@@ -132,6 +136,7 @@ class SparseCellNet(nn.Module):
         downsample: Sequence[int] = (2, 2),
         downsample_t: Sequence[int] = (4, 4),
         momentum: float = 0.99,
+        recompute: int = 0,
     ) -> None:
         super().__init__()
         for name, number in {"nChannels": nChannels, "nStrides": nStrides, "reps": reps}.items():
@@ -150,7 +155,7 @@ class SparseCellNet(nn.Module):
             [
                 InputLayer(size),
                 SubmanifoldConvolution(nInputFeatures, nChannels, blocks.kernel(n_2D > 0)),
-                blocks.level([nChannels * (k + 1) for k in range(nStrides)], n_2D, reps),
+                blocks.level([nChannels * (k + 1) for k in range(nStrides)], n_2D, reps, recompute),
                 blocks.norm(nChannels),
                 OutputLayer(),
             ]

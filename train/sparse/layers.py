@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from larstore.errors import ConfigError, InputError
 from train.sparse import native, rulebook
-from train.sparse.norm import Statistics, norm_relu
+from train.sparse.norm import Statistics, norm_relu, once
 from train.sparse.tensor import Convolve, SparseTensor, Triple, sort_sites, sum_rows
 
 
@@ -144,10 +146,23 @@ class Identity(nn.Module):
 
 
 class ConcatTable(nn.Sequential):
-    """Applies each module to the same input; returns the list of results."""
+    """Applies each module to the same input; returns the list of results.
+
+    With ``recompute`` only the input is kept for the backward pass, which computes what is inside once more.
+    """
+
+    recompute = False
 
     def forward(self, x: SparseTensor) -> list[SparseTensor]:
         """One tensor for each module."""
+        if not (self.recompute and torch.is_grad_enabled()):
+            return self._results(x)
+        results: list[SparseTensor] = checkpoint(
+            self._results, x, use_reentrant=False, preserve_rng_state=False, context_fn=lambda: (nullcontext(), once())
+        )
+        return results
+
+    def _results(self, x: SparseTensor) -> list[SparseTensor]:
         return [module(x) for module in self]
 
 

@@ -5,6 +5,9 @@ Source: Ioffe, Szegedy, arXiv:1502.03167. Sums have the same bits for any number
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +23,19 @@ from train.sparse.native import as_array, is_fused
 ROWS = 1024  # of a partial sum
 
 
+_thread = threading.local()
+
+
+@contextmanager
+def once() -> Iterator[None]:
+    """Leave running statistics as they are: what is computed in here has been computed before."""
+    _thread.again = True
+    try:
+        yield
+    finally:
+        _thread.again = False
+
+
 @dataclass(frozen=True)
 class Statistics:
     """Of a layer: running mean and (unbiased) variance (channels,), and the fraction of them that a step keeps."""
@@ -32,6 +48,8 @@ class Statistics:
 
     def keep(self, mean: Any, variance: Any, n: int) -> None:
         """Take up mean and biased variance of ``n`` sites."""
+        if getattr(_thread, "again", False):
+            return
         for running, new in ((self.mean, mean), (self.variance, variance * n / (n - 1))):
             running.mul_(self.kept).add_(torch.from_numpy(new), alpha=1 - self.kept)
 
@@ -99,7 +117,8 @@ def norm_relu(features: Tensor, weight: Tensor, bias: Tensor, statistics: Statis
     if is_fused(features, weight, statistics.mean):
         out: Tensor = _NormReLU.apply(features, weight, bias, statistics, of_batch)  # type: ignore[no-untyped-call]
         return out
-    y = functional.batch_norm(
-        features, statistics.mean, statistics.variance, weight, bias, of_batch, 1 - statistics.kept, statistics.eps
-    )
+    mean, variance = statistics.mean, statistics.variance
+    if getattr(_thread, "again", False):
+        mean, variance = mean.clone(), variance.clone()
+    y = functional.batch_norm(features, mean, variance, weight, bias, of_batch, 1 - statistics.kept, statistics.eps)
     return functional.leaky_relu(y, statistics.leak) if statistics.leak else functional.relu(y)
