@@ -65,17 +65,17 @@ _outer_16, _outer_8, _outer_4, _outer_1 = (_make_outer_columns(width) for width 
 
 
 @njit(cache=True, parallel=True, nogil=True)
-def multiply(features, weight, pairs, starts, block, out):  # type: ignore[no-untyped-def]
+def multiply(features, weight, pairs, bounds, block, out):  # type: ignore[no-untyped-def]
     """``out[o] = Σ features[i] · weight[k]`` over the pairs (i, o) of each offset k.
 
-    ``starts[b · volume + k]`` is the first pair of offset k among output rows [b · block, (b + 1) · block).
+    ``bounds[b · volume + k]``: where those of offset k among the output rows [b · block, (b + 1) · block) lie.
     """
     volume, c_in, c_out = weight.shape
     x, w, y, p = features.ctypes.data, weight.ctypes.data, out.ctypes.data, pairs.ctypes.data
     for b in prange((out.shape[0] + block - 1) // block):
         out[b * block : (b + 1) * block] = 0.0
         for k in range(volume):
-            first, stop = starts[b * volume + k], starts[b * volume + k + 1]
+            first, stop = bounds[b * volume + k, 0], bounds[b * volume + k, 1]
             wk = w + 4 * k * c_in * c_out
             column = 0
             while first < stop and column < c_out:
@@ -95,17 +95,17 @@ def multiply(features, weight, pairs, starts, block, out):  # type: ignore[no-un
 
 
 @njit(cache=True, parallel=True, nogil=True)
-def weight_gradient(features, gradient, pairs, starts, parts):  # type: ignore[no-untyped-def]
+def weight_gradient(features, gradient, pairs, bounds, parts):  # type: ignore[no-untyped-def]
     """``parts[p, k] = Σ features[i]ᵀ · gradient[o]`` over the pairs of offset k in the p-th part of the blocks."""
     n_parts, volume = parts.shape[:2]
     c_in, c_out = features.shape[1], gradient.shape[1]
     x, g, y, p = features.ctypes.data, gradient.ctypes.data, parts.ctypes.data, pairs.ctypes.data
-    n_blocks = (starts.shape[0] - 1) // volume
+    n_blocks = bounds.shape[0] // volume
     for part in prange(n_parts):
         parts[part] = 0.0
         for b in range(part * n_blocks // n_parts, (part + 1) * n_blocks // n_parts):
             for k in range(volume):
-                first, stop = starts[b * volume + k], starts[b * volume + k + 1]
+                first, stop = bounds[b * volume + k, 0], bounds[b * volume + k, 1]
                 out = y + 4 * (part * volume + k) * c_in * c_out
                 column = 0
                 while first < stop and column < c_out:

@@ -35,7 +35,7 @@ def as_array(tensor: Tensor) -> npt.NDArray[Any]:
 def multiply(features: Tensor, weight: Tensor, pairs: Pairs) -> Tensor:
     """(outputs, Cout): for each output row the sum of features (inputs, Cin) times weight (volume, Cin, Cout)."""
     out = features.new_empty((pairs.n_outputs, weight.shape[2]))
-    kernels.multiply(as_array(features), as_array(weight), pairs.rows, pairs.starts, pairs.block, out.numpy())
+    kernels.multiply(as_array(features), as_array(weight), pairs.rows, pairs.bounds, pairs.block, out.numpy())
     return out
 
 
@@ -44,7 +44,7 @@ def weight_gradient(features: Tensor, gradient: Tensor, pairs: Pairs) -> Tensor:
     n_blocks = -(-pairs.n_outputs // pairs.block)
     n_parts = min(max(n_blocks // BLOCKS_A_PART, min(n_blocks, 2), 1), MOST_PARTS)
     parts = np.empty((n_parts, pairs.volume, features.shape[1], gradient.shape[1]), np.float32)
-    kernels.weight_gradient(as_array(features), as_array(gradient), pairs.rows, pairs.starts, parts)
+    kernels.weight_gradient(as_array(features), as_array(gradient), pairs.rows, pairs.bounds, parts)
     return torch.from_numpy(parts.sum(axis=0))
 
 

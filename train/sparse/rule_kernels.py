@@ -21,17 +21,17 @@ def count_outside(coords, size):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, parallel=True, nogil=True)
-def find_neighbours(keys, steps, low, width, block, table, counts):  # type: ignore[no-untyped-def]
-    """For each row and offset, the row whose key is ``key + steps[s] + low + d``, at offset s · width + d; −1 if none.
+def list_neighbours(keys, steps, low, width, block, bounds, pairs):  # type: ignore[no-untyped-def]
+    """Pairs (neighbour, row), neighbours those with key ``key + steps[s] + low + d`` at offset s · width + d.
 
-    ``keys`` (n + width,) ascending, with ``width`` unreachable ones at the end; ``table`` (blocks, volume + 1, block):
-    the last offset holds nothing of use. ``counts`` (blocks, volume) neighbours.
+    ``keys`` (n + width,) ascending, with ``width`` unreachable ones at the end. Block b of rows writes its pairs by
+    offset from ``pairs[b · block · volume]`` on, and where those of offset k lie to ``bounds[b · volume + k]``.
     """
     n = keys.shape[0] - width
     volume = steps.shape[0] * width
-    for b in prange(table.shape[0]):
+    for b in prange((n + block - 1) // block):
         begin, end = b * block, min((b + 1) * block, n)
-        table[b] = -1
+        table = np.full((volume + 1, block), -1, np.int32)  # the last offset holds nothing of use
         for s in range(steps.shape[0]):
             shift = steps[s] + low
             pointer = np.searchsorted(keys, keys[begin] + shift)
@@ -43,33 +43,18 @@ def find_neighbours(keys, steps, low, width, block, table, counts):  # type: ign
                     distance = keys[pointer + ahead] - target
                     # Without a branch, which would be guessed wrong as often as not.
                     offset = s * width + distance if distance < width else volume
-                    table[b, offset, row - begin] = pointer + ahead
+                    table[offset, row - begin] = pointer + ahead
+        m = begin * volume
         for k in range(volume):
-            found = 0
-            for row in range(end - begin):
-                found += table[b, k, row] >= 0
-            counts[b, k] = found
-
-
-@njit(cache=True, parallel=True, nogil=True)
-def list_neighbours(table, starts, n, pairs):  # type: ignore[no-untyped-def]
-    """The pairs (neighbour, row) of each block and offset, from ``starts[b · volume + k]`` on."""
-    block = table.shape[2]
-    volume = table.shape[1] - 1
-    for b in prange(table.shape[0]):
-        begin, end = b * block, min((b + 1) * block, n)
-        found = np.empty((block + 1, 2), np.int32)  # one more: what is no pair is written and then overwritten
-        for k in range(volume):
-            m = 0
+            bounds[b * volume + k, 0] = m
             for row in range(begin, end):
-                i = table[b, k, row - begin]
-                found[m, 0] = i
-                found[m, 1] = row
+                if m == pairs.shape[0]:  # all pairs that there can be are there
+                    break
+                i = table[k, row - begin]
+                pairs[m, 0] = i  # overwritten by the next one if it is none
+                pairs[m, 1] = row
                 m += i >= 0
-            first = starts[b * volume + k]
-            for j in range(m):
-                pairs[first + j, 0] = found[j, 0]
-                pairs[first + j, 1] = found[j, 1]
+            bounds[b * volume + k, 1] = m
 
 
 @njit(cache=True, nogil=True)
@@ -107,17 +92,17 @@ def number_keys(keys, order, numbers, firsts):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def group_pairs(inputs, outputs, offsets, volume, block, starts, pairs):  # type: ignore[no-untyped-def]
+def group_pairs(inputs, outputs, offsets, volume, block, bounds, pairs):  # type: ignore[no-untyped-def]
     """A counting sort of pairs by (block of output rows, offset), which keeps the order inside a group."""
     for j in range(outputs.shape[0]):
-        starts[outputs[j] // block * volume + offsets[j] + 1] += 1
-    for group in range(1, starts.shape[0]):
-        starts[group] += starts[group - 1]
+        bounds[outputs[j] // block * volume + offsets[j], 1] += 1
+    total = 0
+    for group in range(bounds.shape[0]):
+        bounds[group, 0] = total
+        total += bounds[group, 1]
+        bounds[group, 1] = bounds[group, 0]
     for j in range(outputs.shape[0]):
         group = outputs[j] // block * volume + offsets[j]
-        pairs[starts[group], 0] = inputs[j]
-        pairs[starts[group], 1] = outputs[j]
-        starts[group] += 1
-    for group in range(starts.shape[0] - 1, 0, -1):
-        starts[group] = starts[group - 1]
-    starts[0] = 0
+        pairs[bounds[group, 1], 0] = inputs[j]
+        pairs[bounds[group, 1], 1] = outputs[j]
+        bounds[group, 1] += 1

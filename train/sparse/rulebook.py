@@ -23,23 +23,28 @@ class Pairs:
     """Pairs of rows, grouped for threads that own blocks of output rows.
 
     Attributes:
-        rows: (pairs, 2) int32 input row, output row.
-        starts: (blocks · volume + 1,) int64; offset k of block b begins at ``starts[b · volume + k]``.
+        rows: (room, 2) int32 input row, output row; between the blocks there may be room that nothing is in.
+        bounds: (blocks · volume, 2) int64; where the pairs of offset k in block b lie: ``bounds[b · volume + k]``.
         block: output rows of a block.
         volume: offsets of the filter.
         n_outputs: output rows.
     """
 
     rows: npt.NDArray[np.int32]
-    starts: npt.NDArray[np.int64]
+    bounds: npt.NDArray[np.int64]
     block: int
     volume: int
     n_outputs: int
 
-    def offsets(self) -> npt.NDArray[np.int64]:
-        """(pairs,) offset of each pair."""
-        groups = len(self.starts) - 1
-        return np.repeat(np.arange(groups, dtype=np.int64) % self.volume, np.diff(self.starts))
+    def __len__(self) -> int:
+        return int((self.bounds[:, 1] - self.bounds[:, 0]).sum())
+
+    def listed(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """All pairs (pairs, 2), and the offset (pairs,) of each."""
+        counts = self.bounds[:, 1] - self.bounds[:, 0]
+        ends = np.cumsum(counts)
+        places = np.arange(counts.sum()) + np.repeat(self.bounds[:, 0] - ends + counts, counts)
+        return self.rows[places], np.repeat(np.arange(len(counts), dtype=np.int64) % self.volume, counts)
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ class Rules:
 
     def __len__(self) -> int:
         """Pairs: multiply-adds per input and output channel."""
-        return len(self.forward.rows)
+        return len(self.forward)
 
     def transposed(self) -> Rules:
         """The rules of the opposite direction."""
@@ -88,10 +93,10 @@ class Rules:
     def by_offset(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Pairs (pairs, 2) of input and output rows ordered by offset, and where each begins, (volume + 1,)."""
         if "by_offset" not in self.cache:
-            offsets = self.forward.offsets()
+            rows, offsets = self.forward.listed()
             order = np.argsort(offsets, kind="stable")
             starts = np.searchsorted(offsets[order], np.arange(self.forward.volume + 1))
-            self.cache["by_offset"] = self.forward.rows[order].astype(np.int64), starts
+            self.cache["by_offset"] = rows[order].astype(np.int64), starts
         pairs, starts = self.cache["by_offset"]
         return pairs, starts
 
@@ -103,9 +108,8 @@ def submanifold(sites: Sites, filter_size: Triple) -> Rules:
         forward = _neighbours(sites, filter_size)
         backward = None
         if not all(f % 2 for f in filter_size):
-            backward = _group(
-                forward.rows[:, 1], forward.rows[:, 0], forward.offsets(), len(sites), forward.volume, BLOCK
-            )
+            rows, offsets = forward.listed()
+            backward = _group(rows[:, 1], rows[:, 0], offsets, len(sites), forward.volume, BLOCK)
         sites.rules[key] = Rules(
             "submanifold", filter_size, (1, 1, 1), sites.coords, sites.coords, sites.size, sites.size, forward, backward
         )
@@ -116,21 +120,18 @@ def submanifold(sites: Sites, filter_size: Triple) -> Rules:
 def _neighbours(sites: Sites, filter_size: Triple) -> Pairs:
     n, width, volume = len(sites), filter_size[2], math.prod(filter_size)
     if volume == 1:
-        starts = np.append(np.arange(0, n, BLOCK, dtype=np.int64), n)
-        return Pairs(np.repeat(np.arange(n, dtype=np.int32)[:, None], 2, axis=1), starts, BLOCK, 1, n)
+        edges = np.append(np.arange(0, n, BLOCK, dtype=np.int64), n)
+        bounds = np.column_stack([edges[:-1], edges[1:]])
+        return Pairs(np.repeat(np.arange(n, dtype=np.int32)[:, None], 2, axis=1), bounds, BLOCK, 1, n)
     radius = max(max(filter_size) // 2, 1)
     sx, sy, _ = strides(sites.size, radius)
     x, y = (np.arange(f) - f // 2 for f in filter_size[:2])
     steps = (x[:, None] * sx + y[None, :] * sy).ravel().astype(np.int64)
     keys = np.concatenate([encode(sites.coords, sites.size, radius), np.full(width, np.iinfo(np.int64).max // 2)])
-    n_blocks = -(-n // BLOCK)
-    table = np.empty((n_blocks, volume + 1, BLOCK), np.int32)
-    counts = np.empty((n_blocks, volume), np.int64)
-    rule_kernels.find_neighbours(keys, steps, -(width // 2), width, BLOCK, table, counts)
-    starts = np.concatenate([[0], np.cumsum(counts.ravel())])
-    rows = np.empty((int(starts[-1]), 2), np.int32)
-    rule_kernels.list_neighbours(table, starts, n, rows)
-    return Pairs(rows, starts, BLOCK, volume, n)
+    rows = np.empty((n * volume, 2), np.int32)  # what is not written to costs no memory
+    bounds = np.empty((-(-n // BLOCK) * volume, 2), np.int64)
+    rule_kernels.list_neighbours(keys, steps, -(width // 2), width, BLOCK, bounds, rows)
+    return Pairs(rows, bounds, BLOCK, volume, n)
 
 
 def strided(sites: Sites, filter_size: Triple, stride: Triple) -> tuple[Sites, Rules]:
@@ -161,7 +162,7 @@ def strided(sites: Sites, filter_size: Triple, stride: Triple) -> tuple[Sites, R
 
 
 def _group(inputs: Any, outputs: Any, offsets: Any, n_outputs: int, volume: int, block: int) -> Pairs:
-    starts = np.zeros(-(-n_outputs // block) * volume + 1, np.int64)
+    bounds = np.zeros((-(-n_outputs // block) * volume, 2), np.int64)
     rows = np.empty((len(outputs), 2), np.int32)
-    rule_kernels.group_pairs(inputs, outputs, offsets, volume, block, starts, rows)
-    return Pairs(rows, starts, block, volume, n_outputs)
+    rule_kernels.group_pairs(inputs, outputs, offsets, volume, block, bounds, rows)
+    return Pairs(rows, bounds, block, volume, n_outputs)
