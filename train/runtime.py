@@ -1,7 +1,6 @@
 """Around a run: where its log goes, how many threads it uses, which versions it was made with."""
 
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -10,6 +9,8 @@ from importlib.metadata import version
 
 import numba
 import torch
+
+from larstore.cores import cores
 
 LOG = logging.getLogger("larstore.train")
 VERSIONS = ("larstore", "torch", "lightning", "numpy")
@@ -70,7 +71,7 @@ def compute_threads(wanted: int | None) -> Iterator[int]:
     """Set the threads of torch and of numba's kernels for a while: as wanted, or the cores this process may use."""
     # Numba's OpenMP layer resets the number of threads that torch uses, and with it the order of its sums.
     numba.config.THREADING_LAYER = "workqueue"
-    threads = wanted or len(os.sched_getaffinity(0))
+    threads = wanted or cores()
     before = torch.get_num_threads(), numba.get_num_threads()
     torch.set_num_threads(threads)
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
