@@ -36,12 +36,13 @@ format: venv
 	$(BIN)/ruff format .
 
 bench: venv
-	for bench in store detector tiling run sparse; do $(BIN)/python -m tests.benchmarks.bench_$$bench || exit 1; done
+	for bench in store index detector tiling run sparse; do $(BIN)/python -m tests.benchmarks.bench_$$bench || exit 1; done
 
 # The pages and figures of docs/ that benchmarks write, within an hour; run it on a quiet machine.
 bench-docs: venv
 	$(BIN)/python -m tests.benchmarks.bench_tiling --docs docs
 	$(BIN)/python -m tests.benchmarks.bench_store --docs docs
+	$(BIN)/python -m tests.benchmarks.bench_index --docs docs
 	$(BIN)/python -m tests.benchmarks.bench_run --docs docs --units 1000000
 
 clean:

@@ -3,6 +3,7 @@
 Every primitive operation is announced to observers before it happens, so that tests can record it or stop there.
 """
 
+import errno
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from larstore.errors import StoreError
+
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # what link says where there are none
 
 
 class ExistsError(StoreError):
@@ -149,7 +152,14 @@ def write_new(path: Path, data: bytes) -> None:
         try:
             _announce("link", temporary, path)
             os.link(temporary, path)
-        except FileExistsError as error:
+        except OSError as error:
+            if error.errno in NO_LINKS:
+                raise StoreError(
+                    f"{path}: the file system makes no hard links ({error.strerror}); without them a new file might "
+                    "overwrite another's. Fix: write to one that does (ext4, XFS, APFS, NFS, Lustre; not FAT or exFAT)"
+                ) from error
+            if not isinstance(error, FileExistsError):
+                raise
             if temporary.stat().st_nlink < 2:  # else it is ours: a network file system lost the answer and asked again
                 raise ExistsError(
                     f"{path}: exists already and would be overwritten. Fix: let one writer at a time run"

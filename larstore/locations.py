@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import stat
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -16,6 +17,7 @@ URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}(?=[^/])")  # one slash: what
 CHAINED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*::")
 READERS = 16  # requests in flight
 MOST_ROOM = 1 << 24  # bytes that a thread keeps for reading
+OBSTORE = "obstore.fsspec"
 
 _thread = threading.local()
 
@@ -25,31 +27,43 @@ T = TypeVar("T")
 class _Source:
     """A file system of fsspec's and the URL that was given; pickles without connections."""
 
-    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
+    def __init__(self, url: str, options: Mapping[str, Any], with_obstore: bool = False) -> None:
         self.url = url.rstrip("/")
         self._options = dict(options)
+        self._with_obstore = with_obstore
         self._opened: tuple[int, Any, str] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Source, (self.url, self._options)
+        # What was registered with fsspec is lost on the way to a worker process, obstore among it.
+        with_obstore = self._with_obstore or (self._opened is not None and _made_in(OBSTORE, type(self._opened[1])))
+        return _Source, (self.url, self._options, with_obstore)
 
     def open(self) -> tuple[Any, str]:
         """File system and path; made anew in a forked process, which lacks the threads of its parent's."""
         if self._opened is None or self._opened[0] != os.getpid():
             try:
+                if self._with_obstore:
+                    import_module(OBSTORE).register(self.url.partition("://")[0])
                 core: Any = import_module("fsspec.core")
                 self._opened = (os.getpid(), *core.url_to_fs(self.url, **self._settings()))
-            except (ImportError, ValueError) as error:
-                reason = " ".join(str(error).split())
+            except (ImportError, ValueError, TypeError) as error:
                 fix = "Fix: pip install 'larstore[remote]', or fsspec's package for this kind of URL"
-                raise StoreError(f"{self.url}: cannot read from such a URL ({reason}). {fix}") from error
+                raise StoreError(f"{self.url}: cannot read from such a URL ({_brief(error)}). {fix}") from error
         return self._opened[1], self._opened[2].rstrip("/")
 
     def _settings(self) -> dict[str, Any]:
-        if not self.url.startswith(("http://", "https://")):
+        scheme = self.url.partition("://")[0]
+        if scheme not in ("http", "https"):
             return self._options
+        if not _made_in("fsspec.implementations.http", import_module("fsspec").get_filesystem_class(scheme)):
+            return self._options  # whatever reads it instead has other options
         # A compressed answer would have other ranges.
         return self._options | {"headers": {"Accept-Encoding": "identity"} | self._options.get("headers", {})}
+
+
+def _made_in(module: str, kind: type) -> bool:
+    """Whether a class, or one that it extends, is of this module."""
+    return any(part.__module__ == module for part in kind.__mro__)
 
 
 class Url:
@@ -201,22 +215,40 @@ def _asked_twice(fetch: Callable[[], bytes]) -> bytes:
 def _fetch(filesystem: Any, path: str, start: int | None, end: int | None) -> bytes:
     """Bytes of a remote file; errors of whatever library reads it become an OSError with one line."""
     try:
-        return bytes(filesystem.cat_file(path, start=start, end=end))
+        try:
+            return bytes(filesystem.cat_file(path, start=start, end=end))
+        except NotImplementedError:  # obstore's: no ranges that count from the end
+            size = _size(filesystem, path)
+            first = size + start if start is not None and start < 0 else start or 0
+            return bytes(filesystem.cat_file(path, start=max(first, 0), end=size)) if size else b""
     except FileNotFoundError as error:
         raise FileNotFoundError(errno.ENOENT, "not found") from error
     except _failures() as error:
         status = getattr(error, "status", None)
         if status == 416:  # the file ends before
             return b""
-        detail = getattr(error, "message", "") or str(error) or type(error).__name__
-        reason = " ".join(f"{status or ''} {detail}".split())
-        raise OSError(errno.EIO, reason) from error
+        raise OSError(errno.EIO, f"{status or ''} {_brief(error)}".strip()) from error
+
+
+def _size(filesystem: Any, path: str) -> int:
+    """Size of a remote file."""
+    try:
+        return int(filesystem.info(path)["size"])
+    except _failures():
+        filesystem.cat_file(path, start=0, end=1)  # info may have looked for a directory; this tells what is wrong
+        raise
+
+
+def _brief(error: Exception) -> str:
+    """What an error says, in one line; without the dump that obstore adds to it."""
+    text = str(getattr(error, "message", "") or error).partition("\n\n")[0]
+    return " ".join(text.split()) or type(error).__name__
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What reading a URL can raise; aiohttp, which fsspec reads http with, has errors of its own."""
-    try:
-        from aiohttp import ClientError
-    except ModuleNotFoundError:
-        return (OSError, ValueError, TypeError, RuntimeError)
-    return (OSError, ValueError, TypeError, RuntimeError, ClientError)
+    """What reading a URL can raise; aiohttp, which fsspec reads http with, and obstore have errors of their own."""
+    kinds: list[type[Exception]] = [OSError, ValueError, TypeError, RuntimeError]
+    for module, name in (("aiohttp", "ClientError"), ("obstore.exceptions", "BaseError")):
+        if module.partition(".")[0] in sys.modules:  # else it has raised nothing
+            kinds.append(getattr(import_module(module), name))
+    return tuple(kinds)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from larstore.codecs import CorruptError
+from larstore.cores import cores
 from larstore.errors import DamageError, StoreError
 from larstore.locations import READERS, Place, Url, read_briefly, read_range
 from larstore.shards import MISSING, Array, Layout, decode_chunk, decode_index
@@ -46,7 +47,7 @@ _pools: dict[int, tuple[int, ThreadPoolExecutor]] = {}
 @functools.cache
 def n_threads() -> int:
     """Threads that decode: one a core that this process may use, 8 at most."""
-    return min(MOST_THREADS, len(os.sched_getaffinity(0)))
+    return min(MOST_THREADS, cores())
 
 
 def pool(threads: int | None = None) -> ThreadPoolExecutor:

@@ -87,11 +87,18 @@ class Store:
         failed = failed.drop_duplicates(["file", "tpc", "input"], keep="last")
         if failed.empty:
             return failed
-        done = self.index.reset_index().groupby(["file", "tpc"])["commit"].max()
+        done = self._last_commits(failed["file"].to_numpy())
         later = done.reindex(pd.MultiIndex.from_frame(failed[["file", "tpc"]]), fill_value=-1).to_numpy()
         of_file = done.groupby(level="file").max().reindex(failed["file"], fill_value=-1).to_numpy()
         later = np.where(failed["tpc"] < 0, of_file, later)
         return failed[later <= failed["commit"].to_numpy()].reset_index(drop=True)
+
+    def _last_commits(self, files: npt.NDArray[Any]) -> "pd.Series[int]":
+        """(file, tpc) -> commit of its newest image, of these files; takes no memory for images of others."""
+        columns, live = self.index_columns, self.index_columns.live
+        rows = live[np.isin(columns.column("file")[live], files)]
+        newest = pd.DataFrame({name: columns.column(name)[rows] for name in ("file", "tpc", "commit")})
+        return newest.groupby(["file", "tpc"])["commit"].max()
 
     def _table(self, group: str, columns: dict[str, str]) -> pd.DataFrame:
         with self._lock:

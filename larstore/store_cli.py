@@ -28,6 +28,7 @@ def info(
 
     Example: larstore info run.zarr --provenance
     """
+    import numpy as np
     from rich.table import Table
     from rich.text import Text
 
@@ -38,7 +39,7 @@ def info(
     part = store.select()
     shown = {key: value for key, value in store.attributes.items() if key not in ("provenance", "sha256")}
     shown |= {
-        "files": len(set(part.column("file").tolist())),
+        "files": len(np.unique(part.column("file"))),
         "images": len(part),
         "voxels": int(part.column("voxel_count").sum()),
         "truth voxels": int(part.column("truth_count").sum()),

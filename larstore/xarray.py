@@ -108,7 +108,8 @@ def ragged_variable(
         return store.read_rows(path, low, high) if name is None else store.read_scores(name, low, high)
 
     array = RaggedArray(start, count, layout.width, layout.dtype.newbyteorder("="), read, layout.fill)
-    return xr.Variable(dimensions, indexing.LazilyIndexedArray(array), attrs)
+    encoding = {"preferred_chunks": {dimensions[0]: layout.shard_rows}}  # what dask reads at once, unless told
+    return xr.Variable(dimensions, indexing.LazilyIndexedArray(array), attrs, encoding)
 
 
 def dataset(selection: Selection) -> xr.Dataset:
@@ -140,15 +141,44 @@ def dataset(selection: Selection) -> xr.Dataset:
     places = {"voxel_start", "truth_start", "pixel_start", "point_start", "deleted", "truth_columns", *KEYS}
     for name in store.index_columns.names:
         if name not in places:
-            variables[name] = ("image", selection.column(name))
+            about = {"units": units} if name.startswith("charge_sum_") or name == "truth_sum" else {}
+            variables[name] = ("image", selection.column(name), about)
     variables["voxel_count"] = ("image", selection.column("voxel_count"), {"sample_dimension": "voxel"})
     variables["truth_count"] = ("image", selection.column("truth_count"), {"sample_dimension": "true_voxel"})
     counts = {"voxel": selection.column("voxel_count"), "true_voxel": selection.column("truth_count")}
     coordinates = ImageIndex({name: selection.column(name) for name in KEYS}, counts).coordinates()
+    for kind, rows in (("voxel", "charge"), ("true_voxel", "truth_value")):  # in the same chunks as all along them
+        coordinates[f"image_of_{kind}"].encoding = dict(variables[rows].encoding)
     coordinates["plane"] = ("plane", np.array(store.root.planes))
     coordinates["axis"] = ("axis", np.array(["x", "y", "z"]))
     described = {"Conventions": "CF-1.11", "detector": attributes["detector"]}
     return xr.Dataset(variables, coordinates, described)
+
+
+def _without(found: xr.Dataset, drop_variables: str | Iterable[str] | None) -> xr.Dataset:
+    """A Dataset without some variables, if it has them."""
+    dropped = [drop_variables] if isinstance(drop_variables, str) else list(drop_variables or [])
+    for name in found.xindexes.keys() & set(dropped):  # an index needs all its coordinates
+        if name in found.xindexes:
+            found = found.drop_indexes(list(found.xindexes.get_all_coords(name)))
+    return found.drop_vars(dropped, errors="ignore")
+
+
+def _groups_below(selection: Selection, group: str) -> dict[str, xr.Dataset]:
+    """Path below ``group`` -> Dataset, ``/`` first. StoreError for a group that the store does not have."""
+    from larstore.xarray_tree import groups
+
+    found = groups(selection)
+    top = "/" + group.strip("/")
+    below = {"/": xr.Dataset()} | {
+        path.removeprefix(top.rstrip("/")) or "/": part
+        for path, part in found.items()
+        if path == top or path.startswith(f"{top.rstrip('/')}/")
+    }
+    if top not in found and len(below) == 1:
+        known = ", ".join(path.strip("/") for path in found if path != "/")
+        raise StoreError(f"{selection.store.path}: no group {group!r}. Fix: one of {known}")
+    return below
 
 
 class LarstoreBackend(BackendEntrypoint):
@@ -165,6 +195,7 @@ class LarstoreBackend(BackendEntrypoint):
         "query",
         "sample",
         "storage_options",
+        "group",
     )
 
     def open_dataset(  # type: ignore[override]
@@ -178,31 +209,46 @@ class LarstoreBackend(BackendEntrypoint):
         query: str | None = None,
         sample: str | list[str] | None = None,
         storage_options: Mapping[str, Any] | None = None,
+        group: str | None = None,
     ) -> xr.Dataset:
-        """The images that ``Store.select`` chooses with the same arguments, of the store that ``open`` opens."""
-        found = dataset(open(filename_or_obj, storage_options).select(files, events, tpcs, query, sample))
-        dropped = [drop_variables] if isinstance(drop_variables, str) else list(drop_variables or [])
-        if found.xindexes.keys() & set(dropped):  # an index needs all its coordinates
-            found = found.drop_indexes(list(found.xindexes.get_all_coords(KEYS[0])))
-        return found.drop_vars(dropped, errors="ignore")
+        """The images that ``Store.select`` chooses with the same arguments, of the store that ``open`` opens.
+
+        ``group``: another part of the store instead, as ``open_datatree`` names them.
+        """
+        selection = open(filename_or_obj, storage_options).select(files, events, tpcs, query, sample)
+        if group is None or group.strip("/") == "images":
+            found = dataset(selection)
+        else:
+            found = next(iter(_groups_below(selection, group).values()))
+        return _without(found, drop_variables)
 
     def open_datatree(  # type: ignore[override]
         self,
         filename_or_obj: str | os.PathLike[str],
         *,
         drop_variables: str | Iterable[str] | None = None,
+        group: str | None = None,
         **chosen: Any,
     ) -> xr.DataTree:
         """The whole store: ``images`` as ``open_dataset`` gives them, and what goes with them; see ``xarray_tree``."""
-        from larstore.xarray_tree import groups
-
-        dropped = [drop_variables] if isinstance(drop_variables, str) else list(drop_variables or [])
-        images = self.open_dataset(filename_or_obj, drop_variables=dropped, **chosen)
-        options = chosen.pop("storage_options", None)
-        others = groups(open(filename_or_obj, options).select(**chosen))
         return xr.DataTree.from_dict(
-            {n: d.drop_vars(dropped, errors="ignore") for n, d in others.items()} | {"images": images}
+            self.open_groups_as_dict(filename_or_obj, drop_variables=drop_variables, group=group, **chosen)
         )
+
+    def open_groups_as_dict(  # type: ignore[override]
+        self,
+        filename_or_obj: str | os.PathLike[str],
+        *,
+        drop_variables: str | Iterable[str] | None = None,
+        group: str | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+        **chosen: Any,
+    ) -> dict[str, xr.Dataset]:
+        """The groups of ``open_datatree``, ``/`` first; for ``xarray.open_groups``. ``group``: that one and below."""
+        selection = open(filename_or_obj, storage_options).select(**chosen)
+        if drop_variables is not None and not isinstance(drop_variables, str):
+            drop_variables = list(drop_variables)  # it is gone through once a group
+        return {name: _without(found, drop_variables) for name, found in _groups_below(selection, group or "/").items()}
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:
         """Whether this is a store of ours; a URL is not asked, so that ``engine`` must be given for it."""

@@ -7,19 +7,21 @@ import numpy as np
 import xarray as xr
 
 from larstore.selection import Selection
-from larstore.xarray import ragged_variable
+from larstore.xarray import dataset, ragged_variable
 
 
 def groups(selection: Selection) -> dict[str, xr.Dataset]:
-    """Path -> Dataset of everything but the images.
+    """Path -> Dataset, the whole store.
 
-    ``/``: the store's attributes, what is no number or text as JSON. ``/inputs`` (input_file) and ``/failures``
-    (failure): tables, read at once. ``/geometry`` (wire): the wires in mm; each TPC's frame as an attribute ``tpc_N``.
+    ``/``: the store's attributes, what is no number or text as JSON. ``/images``: see ``dataset``. ``/inputs``
+    (input_file) and ``/failures`` (failure): tables, read at once. ``/geometry`` (wire): the wires in mm; each TPC's
+    frame as an attribute ``tpc_N``.
     ``/pixels`` (pixel, point), where the store keeps them: rows of the selected images one after the other,
     ``pixel_count`` and ``point_count`` (image) of each. ``/predictions/NAME``: attributes.
     """
     store = selection.store
-    found = {"/": xr.Dataset(attrs=_plain(store.attributes)), "/geometry": _geometry(selection)}
+    found = {"/": xr.Dataset(attrs=_plain(store.attributes)), "/images": dataset(selection)}
+    found["/geometry"] = _geometry(selection)
     for name, table, dimension in (("inputs", store.inputs, "input_file"), ("failures", store.failures, "failure")):
         found[f"/{name}"] = xr.Dataset({column: (dimension, table[column].to_numpy()) for column in table.columns})
     for name, attributes in store.predictions.items():

@@ -22,16 +22,12 @@ from preprocess.interrupts import Stop
 from preprocess.plan import Unit, next_batch
 from preprocess.run_state import RunState
 from preprocess.task import TaskResult, work
+from preprocess.task_sizes import Done, TaskSizes
 
 log = logging.getLogger(__name__)
 
 COMMIT_SECONDS = 1.0  # receipts of so long share a commit, or of so long that commits take a tenth of the time
 LOOK_SECONDS = 1.0  # between looks at the workers
-TASKS_PER_WORKER = 4  # at least so many, so that the last one does not hold the run up
-IN_FLIGHT = 2  # tasks for each that can be worked on at once, so that no worker waits for its next one
-FIRST_BYTES = 16_000_000  # of a task's inputs, until it is known how many voxels they make
-TASK_SECONDS = 60.0  # of a task at most, as far as can be told: what is not committed is lost with its worker
-FILLED = 0.9  # of a shard: what the voxels of a task are meant to take
 SHARDS = 4  # of a block, in case that they are more
 PIXEL_SHARDS = 1024  # of a block that keeps pixels, which are many; those that stay empty cost nothing
 FETCH_SECONDS = 30.0  # for a result that is there to arrive; its worker may die meanwhile
@@ -66,6 +62,8 @@ class Coordinator:
         self._commit_seconds = 0.0  # of the last one
         self._fresh: deque[Unit] = deque()
         self._fresh_bytes = 0
+        shard_rows = int(writer.attributes["shard_rows"])
+        self._sizes = TaskSizes(state.n_bytes, shard_rows, config.task_bytes, learns=not config.save_pix)
         self._attempts = Attempts(config.retry_seconds)
         self._doubtful: list[tuple[Future[bool], str, Task]] = []  # their worker died; who is to blame is not known yet
         self._running: dict[Any, Task] = {}
@@ -134,7 +132,7 @@ class Coordinator:
     # -- handing out
 
     def _hand_out(self) -> None:
-        while self._client.status == "running" and len(self._running) < IN_FLIGHT * max(1, self._workers.slots):
+        while self._client.status == "running" and len(self._running) < self._most_running():
             task = self._next_task()
             if task is None:
                 return
@@ -154,22 +152,23 @@ class Coordinator:
             return task
         if self._fresh:
             units = next_batch(self._fresh, self._fitting())
+            self._sizes.handed += 1
             self._fresh_bytes -= sum(unit.size for unit in units)
             return Task(units, PIXEL_SHARDS if self._config.save_pix else SHARDS)
         return None if self._running or self._doubtful else self._attempts.suspect()
 
     def _fitting(self) -> float:
-        """Input bytes of a task whose voxels fill a shard, or that takes long enough; by what was done so far."""
+        """Input bytes of the next task."""
         slots = max(1, self._workers.slots, self._workers.wanted)
-        share = float(self._state.n_bytes // (slots * TASKS_PER_WORKER) + 1)
-        if self._config.task_bytes is not None:
-            return min(share, self._config.task_bytes)
+        return self._sizes.fitting(self._fresh_bytes, slots, self._done())
+
+    def _most_running(self) -> int:
+        return self._sizes.at_once(self._workers.slots, self._done())
+
+    def _done(self) -> Done:
         summary = self._state.summary
-        if self._config.save_pix or not summary.voxels:
-            return min(share, FIRST_BYTES)
-        rows = FILLED * int(self._writer.attributes["shard_rows"])
         spent = float(sum(seconds for stage, seconds in summary.seconds.items() if stage != "commit"))
-        return min(share, self._state.bytes_done * min(rows / summary.voxels, TASK_SECONDS / max(spent, 1e-3)))
+        return Done(self._state.bytes_done, summary.voxels, spent)
 
     # -- what comes back
 

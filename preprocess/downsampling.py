@@ -13,6 +13,7 @@ import numpy as np
 import larstore
 from larstore.block import shards_needed
 from larstore.coordinates import check_downsample
+from larstore.cores import cores
 from larstore.errors import StoreError
 from larstore.locations import local_path
 from larstore.records import Failure, ImageRecord
@@ -111,7 +112,7 @@ def redownsample(
             if progress is not None:
                 progress(done, len(chosen))
 
-        for image, n_pixels in _in_threads(chosen, todo, steps, threads or os.cpu_count() or 1):
+        for image, n_pixels in _in_threads(chosen, todo, steps, threads or cores()):
             block.images.append(image)
             done.pixels += n_pixels
             if block.full(writer.attributes["shard_rows"]):

@@ -1,7 +1,6 @@
 """The page that a demo ends with: what was done with which settings, curves, an event before and after, timings."""
 
 import json
-import os
 import platform
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import plotly.graph_objects as go
 import yaml
 
 import larstore
+from larstore.cores import cores
 from larstore.report import Page
 from train.cloud import find_image, make_cloud
 from train.comparison import SAME_VIEW, comparison_figure
@@ -112,7 +112,7 @@ def _add_stages(page: Page, demo: "Demo") -> None:
 
 
 def _machine() -> str:
-    return f"{len(os.sched_getaffinity(0))} cores ({platform.machine()}), {platform.system()} {platform.release()}"
+    return f"{cores()} cores ({platform.machine()}), {platform.system()} {platform.release()}"
 
 
 def _add_settings(page: Page, demo: "Demo", store: Any) -> None:

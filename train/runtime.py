@@ -1,7 +1,6 @@
 """Around a run: where its log goes, how many threads it uses, which versions it was made with."""
 
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from importlib.metadata import version
 import numba
 import torch
 
+from larstore.cores import cores
 from train.schema import Config
 from train.sparse import kernels
 
@@ -81,7 +81,7 @@ def compute_threads(wanted: int | None, backend: str = "native") -> Iterator[int
     Beside the native backend torch has one thread: what it does there is small, two pools of threads would take the
     cores from each other, and the order of its sums would depend on their number.
     """
-    threads = wanted or len(os.sched_getaffinity(0))
+    threads = wanted or cores()
     before = torch.get_num_threads(), numba.get_num_threads()
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     kernels.start_threads()  # which sets torch's number where both share a library; never again

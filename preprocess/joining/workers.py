@@ -1,13 +1,13 @@
 """Who joins: threads of this process, or the workers of a Dask client; tasks go in, receipts come back."""
 
 import logging
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from larstore.cores import cores
 from preprocess.joining.task import JoinedBlock, JoinTask, work
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def join_workers(threads: int | None, client: "Client | None") -> Iterator[JoinW
     if client is not None:
         yield _of_client(client)
         return
-    number = threads or min(os.cpu_count() or 1, MOST_THREADS)
+    number = threads or min(cores(), MOST_THREADS)
     pool = ThreadPoolExecutor(number, "join")
     try:
         yield JoinWorkers(lambda task: pool.submit(work, task), lambda wanted: number)

@@ -1,12 +1,12 @@
 """Simulation over several processes, a file each: an event depends on (seed, file, event) alone, not on the process."""
 
 import multiprocessing
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from larstore.cores import cores
 from preprocess.detector import load_detector
 from preprocess.simulation import SimulationConfig, simulate
 
@@ -53,7 +53,7 @@ def simulate_files(
     """
     n_files = len(depos) or -(-events // events_per_file)
     files = range(first_file, first_file + n_files)
-    count = min(n_files, workers or len(os.sched_getaffinity(0)))
+    count = min(n_files, workers or cores())
     sizes = dict.fromkeys(files, events_per_file)
     if not depos:
         sizes[files[-1]] = events - (n_files - 1) * events_per_file

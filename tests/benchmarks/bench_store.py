@@ -9,7 +9,7 @@ import pickle
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -19,10 +19,11 @@ import larstore
 import larstore.format
 from larstore.block import shards_needed
 from larstore.records import ImageRecord
+from tests.benchmarks.bars import Bar, bar_table
 from tests.benchmarks.side_by_side import machine_line, markdown, side_by_side
 from tests.benchmarks.store_baselines import Hdf5File, NpzFiles, chunks_of, decode_chunks, decode_shards
 from tests.benchmarks.store_samples import EVENTS, new_store, plain, recorded, recorded_data, simulated, write_store
-from tests.benchmarks.store_sizes import codec_rows, totals
+from tests.benchmarks.store_sizes import COORDS_BAR, KEPT_BITS, codec_rows, files_bar, size_rows, sizes_on_disk
 
 PATHS = ("voxels/coords", "voxels/charge", "voxels/live", "voxels/truth")
 GROUP = 8  # images that are read together, as a loader does
@@ -31,6 +32,8 @@ WRITTEN = 10  # images of a task that writes
 BARE = "bare loop over the shards"
 HDF5 = "HDF5 without compression"
 NPZ = "npz, a file a unit"
+IN_ORDER = "epoch in order"
+SHUFFLED = "epoch shuffled by block"
 SINGLE = "one image at random"
 DECODED = "its chunks, in memory, checked and decoded in one thread"
 
@@ -50,10 +53,11 @@ def epoch(path: Path, starts: Sequence[int]) -> int:
     return sum(touch(selection.read(start, min(start + GROUP, len(selection)))) for start in starts)
 
 
-def reading_rows(name: str, folder: Path, units: Sequence[Sequence[ImageRecord]]) -> Iterator[list[str]]:
-    """Epochs and single images of one sample: milliseconds, GB/s, and how often faster than each baseline."""
-    path = write_store(folder / f"{name}.zarr", units)
-    npz, hdf5 = NpzFiles(folder / f"{name}-npz", units), Hdf5File(folder / f"{name}.h5", units)
+def reading_rows(
+    name: str, path: Path, units: Sequence[Sequence[ImageRecord]], npz: NpzFiles
+) -> tuple[list[list[str]], list[Bar]]:
+    """Epochs and single images of one sample: milliseconds, GB/s, how often faster than each baseline; and bars."""
+    hdf5 = Hdf5File(path.with_suffix(".h5"), units)
     selection = larstore.open(path).select()
     layouts = [selection.store.reader(array).layout for array in PATHS]
     n_images, in_order = len(selection), range(0, len(selection), GROUP)
@@ -61,8 +65,8 @@ def reading_rows(name: str, folder: Path, units: Sequence[Sequence[ImageRecord]]
     rng = np.random.default_rng(0)
     source, target = np.ones(n_bytes, np.uint8), np.ones(n_bytes, np.uint8)
     whole: dict[str, Callable[[], object]] = {
-        "epoch in order": lambda: epoch(path, in_order),
-        "epoch shuffled by block": lambda: epoch(path, rng.permutation(in_order).tolist()),
+        IN_ORDER: lambda: epoch(path, in_order),
+        SHUFFLED: lambda: epoch(path, rng.permutation(in_order).tolist()),
         BARE: lambda: decode_shards(path, layouts),
         NPZ: lambda: [len(npz.unit(number)) for number in range(len(units))],  # nobody keeps what was read
         HDF5: lambda: [len(hdf5.image(number)) for number in range(n_images)],
@@ -79,21 +83,24 @@ def reading_rows(name: str, folder: Path, units: Sequence[Sequence[ImageRecord]]
         NPZ: lambda: [len(npz.image(*unit_of[i])) for i in picks[:2]],
     }
     voxels = int(selection.column("voxel_count").sum())
-    yield [f"**{name}**: {n_images} images, {voxels:,} voxels, {n_bytes / 1e6:.0f} MB", "", "", "", "", ""]
+    rows = [[f"**{name}**: {n_images} images, {voxels:,} voxels, {n_bytes / 1e6:.0f} MB", "", "", "", "", ""]]
     seconds = side_by_side(whole)
     for key, value in seconds.items():
-        yield [
-            key,
-            f"{value * 1e3:.1f}",
-            f"{n_bytes / value / 1e9:.2f}",
-            *(f"{seconds[other] / value:.2f}" for other in (BARE, NPZ, HDF5)),
-        ]
+        ratios = (seconds[other] / value for other in (BARE, NPZ, HDF5))
+        rows.append([key, f"{value * 1e3:.1f}", f"{n_bytes / value / 1e9:.2f}", *(f"{ratio:.2f}" for ratio in ratios)])
     times = side_by_side(single)
     each = {key: value / (2 if key == NPZ else PICKS) for key, value in times.items()}
     for key, value in each.items():
         ratios = (each[other] / value for other in (NPZ, HDF5))
-        yield [key if key in (SINGLE, DECODED) else f"the same from {key}", f"{value * 1e3:.2f}", "", "",
-               *(f"{ratio:.2f}" for ratio in ratios)]  # fmt: skip
+        rows.append([key if key in (SINGLE, DECODED) else f"the same from {key}", f"{value * 1e3:.2f}", "", "",
+                     *(f"{ratio:.2f}" for ratio in ratios)])  # fmt: skip
+    return rows, [
+        Bar(f"{IN_ORDER}, × bare loop", name, 0.9, seconds[BARE] / seconds[IN_ORDER]),
+        Bar(f"{IN_ORDER}, × npz", name, 3.5, seconds[NPZ] / seconds[IN_ORDER]),
+        Bar(f"{SHUFFLED}, × in order", name, 0.8, seconds[IN_ORDER] / seconds[SHUFFLED]),
+        Bar(f"{SINGLE}, × npz", name, 100, each[NPZ] / each[SINGLE]),
+        Bar(f"{SINGLE}, × HDF5", name, 0.5, each[HDF5] / each[SINGLE]),
+    ]
 
 
 _held: list[list[ImageRecord]] = []
@@ -133,6 +140,18 @@ def writing(folder: Path, units: Sequence[Sequence[ImageRecord]], tasks: int = 8
     return [float(np.median(seconds[n])) for n in (1, 2)]
 
 
+def alone_above(sizes: dict[str, dict[str, int]]) -> str:
+    """What the bar of the coordinates hides."""
+    ratios = {name: size["coords"] / size["npz coords"] for name, size in sizes.items()}
+    if ratios.get("recorded", 0.0) <= COORDS_BAR:
+        return ""
+    verdict = "only together they keep to it" if ratios["together"] <= COORDS_BAR else "nor do they together"
+    return (
+        f"Coordinates of the recorded frames alone take\n{ratios['recorded']:.3f} of their npz and not {COORDS_BAR}, "
+        f"with those of the simulator {ratios['together']:.3f}: {verdict}."
+    )
+
+
 def page(folder: Path) -> str:
     """The page, in markdown."""
     samples = {"simulated": simulated(folder / "inputs")}
@@ -140,13 +159,25 @@ def page(folder: Path) -> str:
     data = recorded_data()
     if data is not None:
         samples["recorded"] = recorded(data)
-    reading = [row for name, units in samples.items() for row in reading_rows(name, folder, units)]
+    reading: list[list[str]] = []
+    bars: list[Bar] = []
+    sizes: dict[str, dict[str, int]] = {}
+    counted: list[Bar] = []
+    for name, units in samples.items():
+        path, npz = write_store(folder / f"{name}.zarr", units), NpzFiles(folder / f"{name}-npz", units)
+        rounded = write_store(folder / f"{name}-rounded.zarr", units, KEPT_BITS)
+        sizes[name] = sizes_on_disk(path, rounded, npz)
+        shutil.rmtree(rounded)
+        counted.append(files_bar(name, path, blocks=1))
+        rows, found = reading_rows(name, path, units, npz)
+        reading += rows
+        bars += found
+    if len(samples) > 1:
+        sizes["together"] = {key: sum(size[key] for size in sizes.values()) for key in sizes["simulated"]}
+    size_table, size_bars = size_rows(sizes)
     parts = [images[i : i + WRITTEN] for images in samples["simulated"] for i in range(0, len(images), WRITTEN)]
     alone, together = writing(folder, parts)
-    both = [images for units in samples.values() for images in units]
-    sizes = [
-        [name, *(f"{part:.3f}" for part in totals(units))] for name, units in [*samples.items(), ("together", both)]
-    ]
+    bars += [*size_bars, *counted, Bar("writing, two workers × one", "simulated", 1.7, alone / together)]
     return f"""# How fast and how small a store is
 
 Written by `python -m tests.benchmarks.bench_store --docs docs` on {time.strftime("%Y-%m-%d")}:
@@ -160,11 +191,18 @@ thresholds of 1 and 2000 e, in memory. **{BARE}**: read each file, check and dec
 All in turns in one run, and nothing of what was read is kept; medians. Ratios are the others' time over this one's:
 more is faster. **{DECODED}**: what is left of an image's time without files, calls and threads.
 
+{bar_table(bars)}
+
+Files: (sharded arrays) × (voxels / rows of a shard + blocks in flight, here 1) + 150. {alone_above(sizes)}
+
 {markdown(["", "ms", "GB/s", "× bare loop", "× npz", "× HDF5"], reading)}
 
-**Size** on disk beside `savez_compressed` of the same arrays; with `--charge-bits 9` charges keep 1e-3 of each value:
+**Size** on disk, the files of a store beside the files of `savez_compressed` of the same arrays. With `--charge-bits {
+        KEPT_BITS
+    }`
+charges keep 1e-3 of each value; all else: index, wires, metadata.
 
-{markdown(["", "coords", "all arrays", "all, charges rounded"], sizes)}
+{markdown(["", "coords", "all arrays", "all arrays, charges rounded", "all else"], size_table)}
 
 **Codecs** that were tried, sizes beside the npz of the array, one thread. Charges hardly compress whatever is done (but
 for their sign and exponent), so the one that decodes fastest is taken:

@@ -8,6 +8,8 @@ from importlib.metadata import version
 
 import numpy as np
 
+from larstore.cores import cores
+
 
 def machine_line(*packages: str) -> str:
     """One line that names the processor, its cores in use and the versions of the packages measured."""
@@ -16,7 +18,7 @@ def machine_line(*packages: str) -> str:
         with open("/proc/cpuinfo", encoding="utf-8") as info:
             model = next((line.partition(":")[2].strip() for line in info if line.startswith("model name")), model)
     versions = ", ".join(f"{name} {version(name)}" for name in ("larstore", "numpy", *packages))
-    return f"{model}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}, {versions}"
+    return f"{model}, {cores()} cores, Python {platform.python_version()}, {versions}"
 
 
 def side_by_side(alternatives: dict[str, Callable[[], object]], rounds: int = 5) -> dict[str, float]:

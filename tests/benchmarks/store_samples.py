@@ -66,15 +66,16 @@ def plain(images: Sequence[ImageRecord]) -> list[ImageRecord]:
     return [replace(image, truth_columns={}, truth_coords=None, truth_value=None, input="") for image in images]
 
 
-def new_store(path: Path) -> Path:
+def new_store(path: Path, charge_bits: int | None = None) -> Path:
     """An empty store; with wires and frames of ProtoDUNE-SP, whatever the images will be of."""
-    larstore.create(path, geometry=load_detector("protodune-sp").geometry(), provenance={}, planes=PLANES)
+    geometry = load_detector("protodune-sp").geometry()
+    larstore.create(path, geometry=geometry, provenance={}, planes=PLANES, charge_bits=charge_bits)
     return path
 
 
-def write_store(path: Path, units: Sequence[Sequence[ImageRecord]]) -> Path:
+def write_store(path: Path, units: Sequence[Sequence[ImageRecord]], charge_bits: int | None = None) -> Path:
     """A store with a commit a unit."""
-    with larstore.StoreWriter(new_store(path)) as writer:
+    with larstore.StoreWriter(new_store(path, charge_bits)) as writer:
         for images in units:
             spec = writer.reserve(shards_needed(writer.attributes["shard_rows"], images))
             writer.commit([larstore.write_block(path, spec, plain(images))])

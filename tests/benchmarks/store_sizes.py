@@ -2,17 +2,22 @@
 
 import io
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 
+import larstore
 from larstore.codecs import pack, round_mantissas, unpack_into
 from larstore.format import CHARGE, CHUNK_ROWS, COORDS, LIVE, ROUNDED_CHARGE, TRUTH, ArraySpec
 from larstore.records import ImageRecord
-from tests.benchmarks.store_baselines import ARRAYS, concatenated
+from tests.benchmarks.bars import Bar
+from tests.benchmarks.store_baselines import ARRAYS, NpzFiles, concatenated
 
 TAKEN = {"coords": COORDS, "charge": CHARGE, "live": LIVE, "truth": TRUTH}
+COORDS_BAR, ARRAYS_BAR, ROUNDED_BAR = 0.3, 0.9, 0.6  # of the npz
 KEPT_BITS = 9  # of a charge's mantissa: to 1e-3
 TRIED: dict[str, Sequence[ArraySpec]] = {
     "coords": [
@@ -81,15 +86,48 @@ def codec_rows(samples: dict[str, Sequence[Sequence[ImageRecord]]]) -> Iterator[
             ]
 
 
-def totals(units: Sequence[Sequence[ImageRecord]]) -> tuple[float, float, float]:
-    """Sizes beside npz: of coords, of all arrays, of all arrays with rounded charges."""
-    held = concatenated([image for images in units for image in images])
-    npz = {name: npz_bytes(held[name]) for name in ARRAYS}
-    ours = {name: measure(TAKEN[name], held[name])[0] for name in ARRAYS}
-    rounded = measure(ROUNDED_CHARGE, round_mantissas(held["charge"], KEPT_BITS))[0]
-    whole = sum(npz.values())
-    return (
-        ours["coords"] / npz["coords"],
-        sum(ours.values()) / whole,
-        (sum(ours.values()) - ours["charge"] + rounded) / whole,
-    )
+def bytes_below(folder: Path) -> int:
+    """Bytes of all files in a folder and below."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def sizes_on_disk(store: Path, rounded: Path, npz: NpzFiles) -> dict[str, int]:
+    """Bytes of the files that were written: of the npz and of the store, coords and all arrays, and of all else."""
+    members = [member for path in npz.paths for member in ZipFile(path).infolist()]
+    compressed = {name: sum(m.compress_size for m in members if m.filename == f"{name}.npy") for name in ARRAYS}
+    return {
+        "npz coords": compressed["coords"],
+        "npz": sum(compressed.values()),
+        "coords": bytes_below(store / "voxels/coords"),
+        "arrays": bytes_below(store / "voxels"),
+        "rounded arrays": bytes_below(rounded / "voxels"),
+        "all else": bytes_below(store) - bytes_below(store / "voxels"),
+    }
+
+
+def size_rows(sizes: Mapping[str, Mapping[str, int]]) -> tuple[list[list[str]], list[Bar]]:
+    """A row a sample for the table of sizes beside npz, and their bars."""
+    rows, bars = [], []
+    for name, size in sizes.items():
+        coords, arrays = size["coords"] / size["npz coords"], size["arrays"] / size["npz"]
+        rounded, rest = size["rounded arrays"] / size["npz"], size["all else"] / size["npz"]
+        rows.append([name, *(f"{ratio:.3f}" for ratio in (coords, arrays, rounded, rest))])
+        bars += [
+            Bar("size on disk, coords, × npz", name, COORDS_BAR, coords, most=True),
+            Bar("size on disk, all arrays, × npz", name, ARRAYS_BAR, arrays, most=True),
+            Bar("size on disk, all arrays, charges rounded, × npz", name, ROUNDED_BAR, rounded, most=True),
+        ]
+    return rows, bars
+
+
+def most_files(store: larstore.Store, blocks: int) -> float:
+    """The most files that a store may have, of which so many blocks were written at once, or for which nothing came."""
+    arrays = [path for paths in store.root.row_arrays.values() for path in paths]
+    voxels = int(store.select().column("voxel_count").sum())
+    return len(arrays) * (voxels / store.attributes["shard_rows"] + blocks) + 150
+
+
+def files_bar(name: str, path: Path, blocks: int) -> Bar:
+    """The number of a store's files."""
+    files = sum(file.is_file() for file in path.rglob("*"))
+    return Bar("files", name, most_files(larstore.open(path), blocks), files, most=True)

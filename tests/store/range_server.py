@@ -12,11 +12,14 @@ RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
 class Handler(BaseHTTPRequestHandler):
-    """GET of files below the server's folder. ``server.mode``: "ranges", "whole" (ignores them), or a status."""
+    """GET and HEAD of files below the folder. ``server.mode``: "ranges", "whole" (ignores them), or a status."""
 
     protocol_version = "HTTP/1.1"
     wbufsize = 1 << 16  # head and body in one packet: else each answer waits 40 ms for an acknowledgement
     disable_nagle_algorithm = True
+
+    def do_HEAD(self):
+        self.do_GET()
 
     def do_GET(self):
         server = self.server
@@ -62,7 +65,8 @@ class Handler(BaseHTTPRequestHandler):
         if content_range:
             self.send_header("Content-Range", content_range)
         self.end_headers()
-        self.wfile.write(data)
+        if self.command != "HEAD":
+            self.wfile.write(data)
 
     def log_message(self, format, *args):
         pass

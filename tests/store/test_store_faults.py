@@ -211,6 +211,17 @@ def test_a_lost_answer_of_a_network_file_system(tmp_path, monkeypatch):
     assert (tmp_path / "a").read_bytes() == b"1"
 
 
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_system_without_hard_links_is_named(tmp_path, monkeypatch, code):
+    def link(source, target):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(StoreError, match=r"a: the file system makes no hard links \(.*\); .*Fix: write to one that"):
+        fs.write_new(tmp_path / "a", b"1")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", [".larstore", "voxels", "voxels/coords", "index", "zarr.json", "."])
 def test_a_directory_deleted_under_a_writer(name, made, tmp_path):
     path = shutil.copytree(made, tmp_path / "a.zarr")

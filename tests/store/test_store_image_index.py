@@ -70,6 +70,7 @@ def in_steps(ds, steps):
 BOUND = st.none() | st.integers(0, 5)
 
 
+@pytest.mark.filterwarnings("ignore:The specified chunks separate the stored chunks")  # 37 rows are no shard
 @settings(max_examples=60, deadline=None)
 @given(
     st.fixed_dictionaries(

@@ -1,5 +1,7 @@
 """The index against a plain-Python oracle; selections; splits."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -8,7 +10,8 @@ from hypothesis import strategies as st
 import larstore
 from larstore.errors import StoreError
 from larstore.index import CommittedKeys, newest, sorted_rows
-from larstore.testing import make_store
+from larstore.records import Failure
+from larstore.testing import add_images, make_geometry, make_image, make_store
 
 small = st.integers(0, 3)
 rows = st.lists(st.tuples(small, small, small, st.booleans()), max_size=40)
@@ -165,3 +168,28 @@ def test_negative_and_far_positions(store):
     assert keys(part[2:5]) == keys(part)[2:5]
     with pytest.raises(IndexError):
         _ = part[24]
+
+
+def test_the_root_does_not_grow_with_images(tmp_path):
+    image, sizes = make_image(n_voxels=2), []
+    for count in (10, 10_000):
+        path = tmp_path / f"{count}.zarr"
+        larstore.create(path, geometry=make_geometry(), provenance={}, shard_rows=4096, chunk_rows=1024)
+        with larstore.StoreWriter(path) as writer:
+            images = [replace(image, file=number // 100, event=number % 100) for number in range(count)]
+            writer.commit([larstore.write_block(path, writer.reserve(5), images)])
+        assert len(larstore.open(path)) == count
+        sizes.append((path / "zarr.json").stat().st_size)
+    assert abs(sizes[1] - sizes[0]) < 200
+
+
+def test_failures_are_settled_without_reading_the_whole_index(tmp_path):
+    path = make_store(tmp_path / "a.zarr", 3, 2)
+    with larstore.StoreWriter(path) as writer:
+        writer.commit(
+            [], [Failure(1, 1, "1.npz", "died"), Failure(7, -1, "7.npz", "no file"), Failure(2, 5, "2.npz", "x")]
+        )
+    add_images(path, [make_image(1, 0), make_image(7, 3)])
+    store = larstore.open(path)
+    assert store.failures[["file", "tpc"]].to_numpy().tolist() == [[2, 5]]
+    assert set(store.index_columns._columns) == {"file", "event", "tpc", "deleted", "commit"}

@@ -105,3 +105,34 @@ def test_a_column_that_no_image_has_is_its_fill(tmp_path):
     assert set(ds.truth_track.values.tolist()) == {-(2**31)}
     assert ds.truth_track[3] == -(2**31)
     assert -(2**31) not in ds.truth_pdg.values
+
+
+def test_dask_reads_a_shard_at_once(path):
+    with xarray.open_dataset(path, engine="larstore", chunks={}) as ds:
+        assert ds.chunks["voxel"] == (64, 64, 62)
+        assert ds.chunks["true_voxel"][0] == min(64, ds.sizes["true_voxel"])
+        assert ds.charge.chunks[1] == (3,)
+        expected = xarray.open_dataset(path, engine="larstore").load()
+        xarray.testing.assert_identical(ds.compute(), expected)
+        chosen = {"file": 1, "event": [0, 2]}
+        xarray.testing.assert_identical(ds.sel(chosen).compute(), expected.sel(chosen))
+
+
+def test_other_chunks_on_request(path, recwarn):
+    with xarray.open_dataset(path, engine="larstore", chunks={"voxel": 128}) as ds:
+        assert ds.chunks["voxel"] == (128, 62)
+    assert not recwarn
+
+
+def test_what_xarray_opened_can_be_saved(path, tmp_path):
+    ds = xarray.open_dataset(path, engine="larstore", chunks={}, drop_variables="image_of_voxel")
+    ds.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    with xarray.open_dataset(tmp_path / "a.nc", engine="h5netcdf") as saved:
+        np.testing.assert_array_equal(saved.charge, ds.charge)
+
+
+def test_sums_have_units(path):
+    ds = larstore.open(path).select().to_xarray()
+    assert {ds[f"charge_sum_{plane}"].attrs["units"] for plane in "uvw"} == {"electrons"}
+    assert ds.truth_sum.attrs["units"] == "electrons"
+    assert "units" not in ds.n_bad_channels.attrs

@@ -7,6 +7,7 @@ import pytest
 import xarray as xr
 
 import larstore
+from larstore.errors import StoreError
 from larstore.testing import make_store
 
 
@@ -78,3 +79,32 @@ def test_predictions(tmp_path):
     assert json.loads(tree["predictions/net"].attrs["config"]) == {"b": 1}
     assert tree["images/score_net"].sizes == {"voxel": 400}
     assert "pixels" not in tree
+    below = xr.open_groups(path, engine="larstore", group="predictions")
+    assert set(below) == {"/", "/net"}
+    assert below["/net"].attrs["checkpoint_sha256"] == "a"
+
+
+@pytest.mark.parametrize("options", [{}, {"chunks": {}}, {"files": (1, 1), "drop_variables": ["live", "file"]}])
+def test_groups_as_a_dictionary(path, options):
+    tree = xr.open_datatree(path, engine="larstore", **options)
+    found = xr.open_groups(path, engine="larstore", **options)
+    assert set(found) == set(tree.groups)
+    for name, part in found.items():
+        xr.testing.assert_identical(part, tree[name].to_dataset())
+    assert (found["/images"].chunks != {}) == ("chunks" in options)
+
+
+def test_one_group(path, tree):
+    for name in ("images", "/pixels", "geometry/", "/"):
+        expected = tree[name].to_dataset()
+        xr.testing.assert_identical(xr.open_dataset(path, engine="larstore", group=name), expected)
+        below = xr.open_groups(path, engine="larstore", group=name)
+        xr.testing.assert_identical(below["/"], expected)
+        assert (len(below) > 1) == (name == "/")
+    assert xr.open_datatree(path, engine="larstore", group="pixels").groups == ("/",)
+
+
+def test_a_group_that_is_not_there(path):
+    for opened in (xr.open_dataset, xr.open_groups, xr.open_datatree):
+        with pytest.raises(StoreError, match=r"run\.zarr: no group 'voxel'\. Fix: one of images, geometry, .*pixels$"):
+            opened(path, engine="larstore", group="voxel")
