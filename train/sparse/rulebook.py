@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +18,53 @@ Triple = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Rules:
-    """``gather[o, k]`` = input site that offset k brings to output site o, −1 if none; ``scatter`` is its transpose."""
+    """``gather[o, k]`` = input site that offset k brings to output site o, −1 if none; ``scatter`` is its transpose.
+
+    Attributes:
+        gather: (outputs, volume).
+        scatter: (inputs, volume).
+        kind: "submanifold", "strided" or "transposed".
+        filter_size: cells along x, y, z; offsets are counted with x slowest and z fastest.
+        stride: along x, y, z.
+        input_coords: (inputs, 4) sorted, unique rows x, y, z, event.
+        output_coords: (outputs, 4) likewise.
+        input_size: extent of the input level.
+        output_size: extent of the output level.
+        cache: what a backend keeps for these rules; shared with the rules of the opposite direction.
+    """
 
     gather: npt.NDArray[np.int32]
     scatter: npt.NDArray[np.int32]
+    kind: str
+    filter_size: Triple
+    stride: Triple
+    input_coords: npt.NDArray[np.int64]
+    output_coords: npt.NDArray[np.int64]
+    input_size: Triple
+    output_size: Triple
+    cache: dict[Any, Any] = field(default_factory=dict, compare=False)
 
     def transposed(self) -> Rules:
         """The rules of the opposite direction."""
-        return Rules(self.scatter, self.gather)
+        return Rules(
+            self.scatter,
+            self.gather,
+            {"strided": "transposed", "transposed": "strided"}.get(self.kind, self.kind),
+            self.filter_size,
+            self.stride,
+            self.output_coords,
+            self.input_coords,
+            self.output_size,
+            self.input_size,
+            self.cache,
+        )
+
+    def by_offset(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Pairs (P, 2) of input and output row, grouped by offset, and where each offset starts (volume + 1,)."""
+        offset, outputs = np.nonzero(self.gather.T >= 0)
+        counts = np.bincount(offset, minlength=self.gather.shape[1])
+        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return np.column_stack([self.gather[outputs, offset], outputs]).astype(np.int64), starts
 
 
 @njit(cache=True, parallel=True, nogil=True)
@@ -59,7 +99,9 @@ def submanifold(sites: Sites, filter_size: Triple) -> Rules:
         _neighbours(sites.keys(radius), steps, -(filter_size[2] // 2), filter_size[2], BLOCK, gather)
         odd = all(f % 2 for f in filter_size)
         scatter = np.ascontiguousarray(gather[:, ::-1]) if odd else _transpose(gather, len(sites))
-        sites.rules[key] = Rules(gather, scatter)
+        sites.rules[key] = Rules(
+            gather, scatter, "submanifold", filter_size, (1, 1, 1), sites.coords, sites.coords, sites.size, sites.size
+        )
     rules: Rules = sites.rules[key]
     return rules
 
@@ -104,7 +146,20 @@ def strided(sites: Sites, filter_size: Triple, stride: Triple) -> tuple[Sites, R
         scatter = np.full((len(sites), volume), -1, np.int32)
         gather[inverse, offset_of] = met_rows
         scatter[met_rows, offset_of] = inverse
-        sites.rules[key] = coarse, Rules(gather, scatter)
+        sites.rules[key] = (
+            coarse,
+            Rules(
+                gather,
+                scatter,
+                "strided",
+                filter_size,
+                stride,
+                sites.coords,
+                coarse.coords,
+                sites.size,
+                coarse.size,
+            ),
+        )
     found: tuple[Sites, Rules] = sites.rules[key]
     return found
 
