@@ -214,7 +214,7 @@ def test_types_that_a_package_lacks_are_refused(name, dtype):
     rules = rules_of("submanifold", random_coords(4, 20), SIZE, (3, 3, 3))
     features, weight = torch.randn(len(rules.input_coords), 2, dtype=dtype), torch.randn(27, 1, 2, 2, dtype=dtype)
     kind = str(dtype)
-    with pytest.raises(ConfigError, match=rf"features of {kind} and a weight of {kind}.*Fix: precision: 32-true"):
+    with pytest.raises(ConfigError, match=rf"features of {kind} and a weight of {kind}.*Fix: float32 without autocast"):
         backend.convolve(features, weight, rules)
 
 

@@ -31,7 +31,7 @@ def convolve(features: torch.Tensor, weight: torch.Tensor, rules: Rules) -> torc
     if not features.dtype == weight.dtype == torch.float32:
         raise ConfigError(
             f"backend sparseconvnet: features of {features.dtype} and a weight of {weight.dtype}, but SparseConvNet "
-            "computes in float32. Fix: precision: 32-true, or backend: native"
+            "computes in float32. Fix: float32 without autocast, or backend: native"
         )
     if not len(rules.input_coords) or not len(rules.output_coords):
         return nothing_meets(features, weight, rules)

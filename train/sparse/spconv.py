@@ -77,7 +77,7 @@ def refuse_what_it_lacks(
     if not casts and not (features == weight and features in TYPES.get(device, ())):
         raise ConfigError(
             f"backend spconv: features of {features} and a weight of {weight} on {device} are not what spconv "
-            "computes with. Fix: precision: 32-true, or backend: native"
+            "computes with. Fix: float32 without autocast, or backend: native"
         )
 
 
