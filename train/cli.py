@@ -1,6 +1,5 @@
 """Subcommands of `larstore` that need a network or a picture; everything heavy is imported when one is called."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,7 +35,6 @@ def train(
     if epoch is not None and not resume:
         raise typer.BadParameter(f"the epoch {epoch} needs --resume", param_hint="EPOCH")
     settings = load_config(config, set_ or [])
-    _share_cores()
     from train.fitting import fit
 
     result = fit(settings, resume, epoch, verbose=verbose)
@@ -69,7 +67,6 @@ def infer(
         raise typer.BadParameter("give one of --checkpoint and --epoch", param_hint="--epoch")
     chosen = _files(files), _tpcs(tpcs)
     settings = load_config(config, set_ or [])
-    _share_cores()
     from train.inference import infer as run
 
     result = run(
@@ -141,11 +138,6 @@ def demo(
 
     run(output, events, quick)
     typer.echo(str(output / "report.html"))
-
-
-def _share_cores() -> None:
-    """Let waiting OpenMP threads sleep: torch's and numba's would take the cores from each other (10 × slower)."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded
 
 
 def _files(text: str | None) -> tuple[int, int] | None:

@@ -14,6 +14,8 @@ from train.metrics import Metrics
 from train.models import build_model
 from train.schema import Config, OneCycleTrainer, PlateauTrainer
 
+FUSED = ("Adam", "AdamW", "SGD")  # of torch.optim: one kernel for all weights, on CPUs and GPUs
+
 
 class TrainingError(LarstoreError):
     """Training cannot go on."""
@@ -71,8 +73,11 @@ class ImageModule(lightning.LightningModule):
         kind = getattr(torch.optim, section.name, None)
         if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
             raise ConfigError(f"optimizer: {section.name!r} is not in torch.optim. Fix: for example Adam, AdamW, SGD")
+        arguments = section.arguments
+        if section.name in FUSED and not {"foreach", "fused"} & set(arguments):
+            arguments["fused"] = True
         try:
-            optimizer = kind(filter(lambda p: p.requires_grad, self.parameters()), **section.arguments)
+            optimizer = kind(filter(lambda p: p.requires_grad, self.parameters()), **arguments)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"optimizer: {section.name}: {error}. Fix: correct its arguments") from error
         self.base_rates = [group["lr"] for group in optimizer.param_groups]

@@ -1,14 +1,13 @@
 """What the tests of training and inference share: small stores, a network that trains in no time."""
 
 import itertools
-import os
 import shutil
 
 import pytest
 
-# Before torch is loaded: its waiting threads would otherwise keep the cores from numba's.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-import torch
+import train  # noqa: F401 - before torch: it says how threads wait
+
+import torch  # isort: skip
 
 from larstore import create, testing
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from larstore.errors import ConfigError, InputError
 from train.models import build_model
+from train.runtime import compute_threads
 from train.sparse import layers, native, rulebook
 from train.sparse.tensor import sort_sites
 
@@ -176,6 +177,26 @@ def test_same_bits_for_any_number_of_threads():
         assert torch.equal(one, two)
 
 
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="this machine has one core")
+def test_a_whole_training_has_the_same_bits_for_any_number_of_threads():
+    coords = sites_of(9, 9000, size=(64, 64, 64))
+    features = torch.randn(len(coords), 3, generator=torch.Generator().manual_seed(1))
+    states = []
+    for threads in (1, 2):
+        torch.manual_seed(0)
+        model = build_model(NET | {"spatial_size": [64, 64, 64], "nChannels": 12, "nStrides": 3})
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        with compute_threads(threads):
+            for _ in range(3):
+                optimizer.zero_grad()
+                score = model(coords, features)
+                functional.binary_cross_entropy(score, (features[:, :1] > 0).float()).backward()
+                optimizer.step()
+        states.append(model.state_dict())
+    for name, one in states[0].items():
+        assert torch.equal(one, states[1][name]), name
+
+
 def test_order_of_rows_and_other_events_do_not_matter():
     torch.manual_seed(0)
     model = build_model(NET).eval()
@@ -229,6 +250,39 @@ def test_no_rules_stay_alive_after_a_batch(training):
         assert [reference() for reference in seen] == [None]
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_of_one_site_are_summed(dtype):
+    coords = torch.tensor([[1, 1, 1, 0], [0, 0, 0, 0], [1, 1, 1, 0], [2, 0, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0]])
+    features = torch.tensor([[1.0], [2.0], [4.0], [8.0], [16.0], [32.0]], dtype=dtype, requires_grad=True)
+    x = layers.InputLayer(SIZE)(coords, features)
+    assert x.sites.coords.tolist() == [[0, 0, 0, 0], [1, 1, 1, 0], [2, 0, 0, 0]]
+    assert x.features.flatten().tolist() == [34, 21, 8]
+    out = layers.OutputLayer()(x)
+    assert out.flatten().tolist() == [21, 34, 21, 8, 21, 34]
+    out.backward(torch.arange(6, dtype=dtype)[:, None])
+    assert features.grad.flatten().tolist() == [6, 6, 6, 3, 6, 6]
+
+
+@pytest.mark.parametrize("order", ["sorted", "shuffled"])
+def test_autocast_to_bfloat16(order):
+    torch.manual_seed(0)
+    coords = sites_of(10, 500, size=(16, 16, 16))
+    keys = torch.from_numpy(np.lexsort(coords.numpy()[:, [2, 1, 0, 3]].T))
+    coords = coords[keys] if order == "sorted" else coords
+    features, model = torch.randn(500, 3), build_model(NET)
+    expected = model(coords, features)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(coords, features)
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.02)
+    found.float().sum().backward()
+    assert all(torch.isfinite(p.grad).all() and p.grad.dtype == torch.float32 for p in model.parameters())
+
+
+def test_features_and_coords_go_together():
+    with pytest.raises(InputError, match="2 coords, 3 rows of features"):
+        build_model(NET)(torch.tensor([[0, 0, 0, 0], [1, 0, 0, 0]]), torch.ones(3, 3))
 
 
 def test_voxels_outside_are_refused_with_their_number():

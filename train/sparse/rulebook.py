@@ -71,7 +71,7 @@ class Rules:
     output_size: Triple
     forward: Pairs
     backward: Pairs | None
-    cache: dict[str, Any] = field(default_factory=dict)
+    cache: dict[Any, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Pairs: multiply-adds per input and output channel."""
