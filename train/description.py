@@ -156,6 +156,7 @@ class _Features:
     level: _Level | None
     finer: tuple[_Level, ...] = ()
     learns: bool = False  # a weight that is trained has had a part in it
+    is_normed: bool = False  # the output of a normalisation
 
     @property
     def numbers(self) -> float:
@@ -180,6 +181,8 @@ class _Costs:
                     done.append(self.run(each, x, (*waiting, x, *done)))
                 if module.recompute and self.kept != before:
                     self.kept = before | {x: None}
+                elif isinstance(module, layers.ResidualTable):  # what is behind a normalisation is found again
+                    self.kept = {each: None for each in self.kept if each in before or not each.is_normed}
                 return done
             case nn.Sequential():
                 y = x
@@ -214,7 +217,7 @@ class _Costs:
                 out = _Features(x.rows, channels, x.level, x.finer, learns)
                 return self._multiplied(module.weight, x.rows, x, out, waiting)
             case layers.BatchNormReLU():
-                out = _Features(x.rows, x.channels, x.level, x.finer, learns)
+                out = _Features(x.rows, x.channels, x.level, x.finer, learns, is_normed=True)
                 return self._made(x, out, waiting, keeps=(x,))
             case nn.ReLU():
                 out = _Features(x.rows, x.channels, x.level, x.finer, learns)

@@ -15,12 +15,12 @@ import torch
 
 from tests.benchmarks.sparse_yardstick import Calls, best
 from train.models import build_model
-from train.sparse import kernels, layers, native, rulebook
+from train.sparse import kernels, layers, native, residual, rulebook
 from train.sparse.native import multiply, weight_gradient
 
 PARTS: dict[str, list[tuple[Any, str]]] = {
-    "convolutions, forward and inputs' gradients": [(native, "multiply")],
-    "convolutions, weights' gradients": [(native, "weight_gradient")],
+    "convolutions, forward and inputs' gradients": [(native, "multiply"), (residual, "multiply")],
+    "convolutions, weights' gradients": [(native, "weight_gradient"), (residual, "weight_gradient")],
     "normalisation and ReLU": [
         (kernels, name) for name in ("channel_sums", "scale_and_rectify", "rectified_sums", "rectified_gradient")
     ],

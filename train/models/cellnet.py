@@ -20,6 +20,7 @@ from train.sparse.layers import (
     JoinTable,
     NetworkInNetwork,
     OutputLayer,
+    ResidualTable,
     SubmanifoldConvolution,
     triple,
 )
@@ -76,7 +77,7 @@ class _Blocks:
             self.norm(c_out),
             SubmanifoldConvolution(c_out, c_out, kernel),
         )
-        table = ConcatTable(way_round, convolutions)
+        table = ResidualTable(way_round, convolutions)
         table.recompute = recompute
         return [table, AddTable()]
 

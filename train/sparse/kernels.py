@@ -65,15 +65,18 @@ _outer_16, _outer_8, _outer_4, _outer_1 = (_make_outer_columns(width) for width 
 
 
 @njit(cache=True, parallel=True, nogil=True)
-def multiply(features, weight, pairs, bounds, block, out):  # type: ignore[no-untyped-def]
-    """``out[o] = Σ features[i] · weight[k]`` over the pairs (i, o) of each offset k.
+def multiply(features, weight, pairs, bounds, block, added, out):  # type: ignore[no-untyped-def]
+    """``out[o] = added[o] + Σ features[i] · weight[k]`` over the pairs (i, o) of each offset k; no rows added: zeros.
 
     ``bounds[b · volume + k]``: where those of offset k among the output rows [b · block, (b + 1) · block) lie.
     """
     volume, c_in, c_out = weight.shape
     x, w, y, p = features.ctypes.data, weight.ctypes.data, out.ctypes.data, pairs.ctypes.data
     for b in prange((out.shape[0] + block - 1) // block):
-        out[b * block : (b + 1) * block] = 0.0
+        if added.shape[0] > 0:
+            out[b * block : (b + 1) * block] = added[b * block : (b + 1) * block]
+        else:
+            out[b * block : (b + 1) * block] = 0.0
         for k in range(volume):
             first, stop = bounds[b * volume + k, 0], bounds[b * volume + k, 1]
             wk = w + 4 * k * c_in * c_out
@@ -167,8 +170,8 @@ def rectified_sums(x, gradient, scale, shift, mean, leak, rows, sums):  # type: 
 
 
 @njit(cache=True, parallel=True, nogil=True)
-def rectified_gradient(x, gradient, scale, shift, mean, slope, offset, leak, rows, out):  # type: ignore[no-untyped-def]
-    """``out = g · scale + (x − mean) · slope + offset``, g the gradient before the rectifier."""
+def rectified_gradient(x, gradient, scale, shift, mean, slope, offset, leak, rows, added, out):  # type: ignore[no-untyped-def]
+    """``out = added + g · scale + (x − mean) · slope + offset``, g that before the rectifier; no rows: zeros."""
     n, channels = x.shape
     for part in prange((n + rows - 1) // rows):
         for row in range(part * rows, min((part + 1) * rows, n)):
@@ -176,6 +179,9 @@ def rectified_gradient(x, gradient, scale, shift, mean, slope, offset, leak, row
                 g = gradient[row, c]
                 g = g if x[row, c] * scale[c] + shift[c] > 0 else g * leak
                 out[row, c] = g * scale[c] + (x[row, c] - mean[c]) * slope[c] + offset[c]
+            if added.shape[0] > 0:
+                for c in range(channels):
+                    out[row, c] += added[row, c]
 
 
 @njit(cache=True, parallel=True, nogil=True)

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from larstore.errors import ConfigError, InputError
 from train.sparse import native, rulebook
 from train.sparse.norm import Statistics, norm_relu, once
+from train.sparse.residual import residual
 from train.sparse.tensor import Convolve, SparseTensor, Triple, sort_sites, sum_rows
 
 
@@ -133,8 +134,11 @@ class BatchNormReLU(nn.Module):
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Apply the layer."""
-        statistics = Statistics(self.running_mean, self.running_var, self.momentum, self.eps, self.leakiness)
-        return x.having(norm_relu(x.features, self.weight, self.bias, statistics, self.training))
+        return x.having(norm_relu(x.features, self.weight, self.bias, self.statistics(), self.training))
+
+    def statistics(self) -> Statistics:
+        """What it keeps of the batches."""
+        return Statistics(self.running_mean, self.running_var, self.momentum, self.eps, self.leakiness)
 
 
 class Identity(nn.Module):
@@ -166,16 +170,40 @@ class ConcatTable(nn.Sequential):
         return [module(x) for module in self]
 
 
+class ResidualTable(ConcatTable):
+    """The table of a residual block: the identity, or a linear map, beside norm, convolution, norm, convolution.
+
+    Returns one tensor, their sum, for which the native backend has a function on the CPU; it is not used where a layer
+    inside has a hook, which it would not call.
+    """
+
+    def _results(self, x: SparseTensor) -> list[SparseTensor]:
+        way_round = self[0]
+        norms = [layer for layer in self[1].children() if isinstance(layer, BatchNormReLU)]
+        first, second = (layer for layer in self[1].children() if isinstance(layer, SubmanifoldConvolution))
+        fused = x.convolve is native.convolve and native.is_fused(x.features, first.weight, norms[0].running_mean)
+        if not fused or any(layer._forward_hooks or layer._forward_pre_hooks for layer in self.modules()):
+            beside, result = super()._results(x)
+            return [x.having(beside.features + result.features)]
+        features = residual(
+            x.features,
+            [(norm.weight, norm.bias, norm.statistics()) for norm in norms],
+            (first.weight, second.weight),
+            way_round.weight if isinstance(way_round, NetworkInNetwork) else None,
+            rulebook.submanifold(x.sites, first.filter_size),
+            rulebook.submanifold(x.sites, (1, 1, 1)),
+            self.training,
+        )
+        return [x.having(features)]
+
+
 class AddTable(nn.Module):
     """Sum of the features of a list of tensors on the same sites."""
 
     def forward(self, parts: list[SparseTensor]) -> SparseTensor:
         """Merge the parts."""
-        return parts[0].having(
-            torch.stack([part.features for part in parts]).sum(0)
-            if len(parts) > 2
-            else parts[0].features + parts[1].features
-        )
+        first, *others = parts
+        return first.having(sum((part.features for part in others), start=first.features)) if others else first
 
 
 class JoinTable(nn.Module):

@@ -32,11 +32,29 @@ def as_array(tensor: Tensor) -> npt.NDArray[Any]:
     return array
 
 
-def multiply(features: Tensor, weight: Tensor, pairs: Pairs) -> Tensor:
-    """(outputs, Cout): for each output row the sum of features (inputs, Cin) times weight (volume, Cin, Cout)."""
+def as_rows(tensor: Tensor | None) -> npt.NDArray[np.float32]:
+    """The same; None as an array without rows."""
+    return np.empty((0, 1), np.float32) if tensor is None else as_array(tensor)
+
+
+def multiply(features: Tensor, weight: Tensor, pairs: Pairs, added: Tensor | None = None) -> Tensor:
+    """(outputs, Cout): for each output row the sum of features (inputs, Cin) times weight (volume, Cin, Cout).
+
+    ``added`` (outputs, Cout) comes on top.
+    """
     out = features.new_empty((pairs.n_outputs, weight.shape[2]))
-    kernels.multiply(as_array(features), as_array(weight), pairs.rows, pairs.bounds, pairs.block, out.numpy())
+    kernels.multiply(
+        as_array(features), as_array(weight), pairs.rows, pairs.bounds, pairs.block, as_rows(added), out.numpy()
+    )
     return out
+
+
+def input_gradient(gradient: Tensor, weight: Tensor, rules: Rules, added: Tensor | None = None) -> Tensor:
+    """(inputs, Cin): the same product with the opposite rules and transposed weights."""
+    opposite, pairs = weight.transpose(1, 2), rules.backward
+    if pairs is None:
+        opposite, pairs = opposite.flip(0), rules.forward
+    return multiply(gradient, opposite, pairs, added)
 
 
 def weight_gradient(features: Tensor, gradient: Tensor, pairs: Pairs) -> Tensor:
@@ -65,10 +83,7 @@ class _Fused(torch.autograd.Function):
         for_features, for_weight, _ = ctx.needs_input_grad
         d_features = d_weight = None
         if for_features:
-            opposite, pairs = weight.transpose(1, 2), rules.backward
-            if pairs is None:
-                opposite, pairs = opposite.flip(0), rules.forward
-            d_features = multiply(gradient, opposite, pairs)
+            d_features = input_gradient(gradient, weight, rules)
         if for_weight:
             d_weight = weight_gradient(features, gradient, rules.forward)
         return d_features, d_weight, None

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from train.sparse import kernels
-from train.sparse.native import as_array, is_fused
+from train.sparse.native import as_array, as_rows, is_fused
 
 ROWS = 1024  # of a partial sum
 
@@ -54,58 +54,86 @@ class Statistics:
             running.mul_(self.kept).add_(torch.from_numpy(new), alpha=1 - self.kept)
 
 
+@dataclass(frozen=True)
+class Scaling:
+    """What a batch, or the running statistics, make of a layer: ``y = max(z, leak · z)``, ``z = x · scale + shift``.
+
+    Attributes:
+        scale, shift: (channels,) float32.
+        mean, inverse: (channels,) float64 mean, and 1 / sqrt(variance + eps).
+        leak: slope of the rectifier below 0.
+        of_batch: whether mean and variance are the batch's, which the gradient then goes through.
+    """
+
+    scale: Any
+    shift: Any
+    mean: Any
+    inverse: Any
+    leak: Any
+    of_batch: bool
+
+
+def scaling_of(features: Tensor, weight: Tensor, bias: Tensor, statistics: Statistics, of_batch: bool) -> Scaling:
+    """The scaling of (sites, channels) float32; the running statistics take up the batch's."""
+    x, n = as_array(features), len(features)
+    if of_batch:
+        sums = np.empty((-(-n // ROWS), 2, x.shape[1]))
+        kernels.channel_sums(x, ROWS, sums)
+        mean, square = sums.sum(axis=0) / n
+        variance = np.maximum(square - mean * mean, 0.0)
+        statistics.keep(mean, variance, n)
+    else:
+        mean, variance = (as_array(t).astype(np.float64) for t in (statistics.mean, statistics.variance))
+    inverse = 1 / np.sqrt(variance + statistics.eps)
+    scale = as_array(weight) * inverse
+    shift = (as_array(bias) - mean * scale).astype(np.float32)
+    return Scaling(scale.astype(np.float32), shift, mean, inverse, np.float32(statistics.leak), of_batch)
+
+
+def apply(features: Tensor, scaling: Scaling) -> Tensor:
+    """Scaled and rectified (sites, channels)."""
+    out = torch.empty_like(features, memory_format=torch.contiguous_format)
+    kernels.scale_and_rectify(as_array(features), scaling.scale, scaling.shift, scaling.leak, ROWS, out.numpy())
+    return out
+
+
+def gradients(
+    features: Tensor, gradient: Tensor, scaling: Scaling, added: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the input (sites, channels), with ``added`` on top, of the weight and of the bias (channels,)."""
+    x, g, n = as_array(features), as_array(gradient), len(features)
+    scale, shift, mean, leak = scaling.scale, scaling.shift, scaling.mean, scaling.leak
+    sums = np.empty((-(-n // ROWS), 2, x.shape[1]))
+    kernels.rectified_sums(x, g, scale, shift, mean, leak, ROWS, sums)
+    d_bias, d_weight = sums.sum(axis=0)
+    d_weight *= scaling.inverse
+    slope, offset = np.zeros_like(scale), np.zeros_like(scale)
+    if scaling.of_batch:
+        slope = (-scale * scaling.inverse * d_weight / n).astype(np.float32)
+        offset = (-scale * d_bias / n).astype(np.float32)
+    out = torch.empty_like(features, memory_format=torch.contiguous_format)
+    kernels.rectified_gradient(
+        x, g, scale, shift, mean.astype(np.float32), slope, offset, leak, ROWS, as_rows(added), out.numpy()
+    )
+    return out, torch.from_numpy(d_weight.astype(np.float32)), torch.from_numpy(d_bias.astype(np.float32))
+
+
 class _NormReLU(torch.autograd.Function):
     """Keeps the input alone for the backward pass; what is behind the rectifier is found again from it."""
 
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, statistics: Statistics, of_batch: bool
+        ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, statistics: Statistics, batch: bool
     ) -> Tensor:
-        x, n = as_array(features), len(features)
-        if of_batch:
-            sums = np.empty((-(-n // ROWS), 2, x.shape[1]))
-            kernels.channel_sums(x, ROWS, sums)
-            mean, square = sums.sum(axis=0) / n
-            variance = np.maximum(square - mean * mean, 0.0)
-            statistics.keep(mean, variance, n)
-        else:
-            mean, variance = (as_array(t).astype(np.float64) for t in (statistics.mean, statistics.variance))
-        inverse = 1 / np.sqrt(variance + statistics.eps)
-        scale = as_array(weight) * inverse
-        shift = (as_array(bias) - mean * scale).astype(np.float32)
-        scale = scale.astype(np.float32)
-        out = torch.empty_like(features, memory_format=torch.contiguous_format)
-        kernels.scale_and_rectify(x, scale, shift, np.float32(statistics.leak), ROWS, out.numpy())
+        ctx.scaling = scaling_of(features, weight, bias, statistics, batch)
         ctx.save_for_backward(features)
-        ctx.leak, ctx.of_batch = np.float32(statistics.leak), of_batch
-        ctx.arrays = scale, shift, mean, inverse
-        return out
+        return apply(features, ctx.scaling)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         (features,) = ctx.saved_tensors
-        x, g, n = as_array(features), as_array(gradient), len(features)
-        scale, shift, mean, inverse = ctx.arrays
-        sums = np.empty((-(-n // ROWS), 2, x.shape[1]))
-        kernels.rectified_sums(x, g, scale, shift, mean, ctx.leak, ROWS, sums)
-        d_bias, d_weight = sums.sum(axis=0)
-        d_weight *= inverse
-        d_features = None
-        if ctx.needs_input_grad[0]:
-            slope, offset = np.zeros_like(scale), np.zeros_like(scale)
-            if ctx.of_batch:
-                slope = (-scale * inverse * d_weight / n).astype(np.float32)
-                offset = (-scale * d_bias / n).astype(np.float32)
-            d_features = torch.empty_like(features, memory_format=torch.contiguous_format)
-            kernels.rectified_gradient(
-                x, g, scale, shift, mean.astype(np.float32), slope, offset, ctx.leak, ROWS, d_features.numpy()
-            )
-        return d_features, _float(d_weight), _float(d_bias), None, None
-
-
-def _float(values: Any) -> Tensor:
-    return torch.from_numpy(values.astype(np.float32))
+        return *gradients(features, gradient, ctx.scaling), None, None
 
 
 def norm_relu(features: Tensor, weight: Tensor, bias: Tensor, statistics: Statistics, training: bool) -> Tensor:
