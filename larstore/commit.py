@@ -1,6 +1,7 @@
 """The commit: one replacement of the root ``zarr.json``, by whoever holds a branch lock and, briefly, the root's."""
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from larstore import fs
@@ -9,6 +10,8 @@ from larstore.format import Document, to_bytes
 from larstore.locations import Place, read_file
 from larstore.locks import WAIT_SECONDS, Lock
 from larstore.root import Root, read_root
+
+Fingerprint = tuple[int, str]  # of a file: bytes, sha256
 
 
 def write_child(path: Path, node: str, document: Document, check: Callable[[], None] | None = None) -> None:
@@ -89,7 +92,20 @@ def written(path: Path) -> bytes:
         data = fs.content(path)
     if data is None:
         raise DamageError(
-            f"{path}: a worker's receipt names this file, but it is not there. Fix: run again; workers and "
-            "coordinator must see the same file system"
+            f"{path}: was written, but it is not there now. Fix: run again; workers and coordinator must see the same "
+            "file system"
         )
     return data
+
+
+def fingerprint(data: bytes) -> Fingerprint:
+    """Size and sha256 of a file's content."""
+    return len(data), hashlib.sha256(data).hexdigest()
+
+
+def expect_written(path: Path, files: Mapping[str, Fingerprint]) -> None:
+    """DamageError unless all files (path below the store -> fingerprint) are there, and are what was written."""
+    for name, expected in files.items():
+        data = written(path / name)
+        if fingerprint(data) != expected:
+            raise DamageError(f"{path / name}: {len(data)} bytes that differ from what was written. Fix: run it again")

@@ -1,6 +1,5 @@
 """The coordinator's side: hands out blocks, checks what workers wrote, and commits it."""
 
-import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from types import TracebackType
@@ -11,7 +10,7 @@ import numpy.typing as npt
 
 from larstore import fs
 from larstore.block import BlockFull, layouts, write_block
-from larstore.commit import commit, mend_children, written
+from larstore.commit import commit, expect_written, mend_children
 from larstore.errors import DamageError, LockedError, StoreError
 from larstore.format import FAILURE_COLUMNS, INPUT_COLUMNS, PIXEL_INDEX_COLUMNS, row_arrays, truth_bits
 from larstore.index import CommittedKeys, Key
@@ -145,13 +144,7 @@ class StoreWriter:
             expected |= {layout.file(shard) for layout in given for shard in shards}
         if expected != set(receipt.files):
             raise DamageError(f"{self.path}: receipt for shard {spec.first_shard} names other files. Fix: run it again")
-        for name, (n_bytes, sha256) in receipt.files.items():
-            file = self.path / name
-            data = written(file)
-            if len(data) != n_bytes or hashlib.sha256(data).hexdigest() != sha256:
-                raise DamageError(
-                    f"{file}: {len(data)} bytes that differ from what the worker wrote. Fix: run it again"
-                )
+        expect_written(self.path, receipt.files)
 
     def _append(
         self, rows: list[ImageRows], inputs: list[InputFile], failures: Sequence[Failure], gone: list[ImageRows]
