@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -180,7 +180,7 @@ class PredictionWriter:
         expect_written(self.path, self._files)
         done = ranges(self._done)
 
-        def change(root: Root) -> tuple[list[str], list[str]]:
+        def change(root: Root, check: Callable[[], None]) -> tuple[list[str], list[str]]:
             a = root.attributes
             attributes = self.attributes | {"done": done, "commit": a["commit"]}
             root.nodes[self._group] = group_document(attributes)

@@ -1,7 +1,7 @@
 """The coordinator's side: hands out blocks, checks what workers wrote, and commits it."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -163,7 +163,7 @@ class StoreWriter:
             for path in arrays
         }
 
-        def change(root: Root) -> tuple[list[str], list[str]]:
+        def change(root: Root, check: Callable[[], None]) -> tuple[list[str], list[str]]:
             a = root.attributes
             if a["images_commit"] != self._commit:
                 raise LockedError(f"{self.path}: commit {a['images_commit']} was made by somebody else. Fix: run again")
@@ -175,7 +175,7 @@ class StoreWriter:
             }
             changed = []
             for group, (_, table) in tables.items():
-                changed += self._append_table(root, group, table)
+                changed += self._append_table(root, group, table, check)
             for path, n in shapes.items():
                 root.set_rows(path, max(root.rows(path), n))
             return list(shapes), changed
@@ -186,7 +186,9 @@ class StoreWriter:
         for part, there in ((gone, False), (rows, True)):
             self.keys.note(((row.file, row.event, row.tpc) for row in part), there)
 
-    def _append_table(self, root: Root, group: str, table: dict[str, npt.NDArray[Any]]) -> list[str]:
+    def _append_table(
+        self, root: Root, group: str, table: dict[str, npt.NDArray[Any]], check: Callable[[], None]
+    ) -> list[str]:
         """Write a table's new rows and lengthen it in the root; returns the columns that grew."""
         changed = []
         for name, values in table.items():
@@ -194,7 +196,7 @@ class StoreWriter:
             if len(values):
                 for file, data in appended(self.path, path, root.nodes[path], values).items():
                     fs.make_directories((self.path / file).parent)
-                    fs.replace(self.path / file, data, check=self._lock.check)
+                    fs.replace(self.path / file, data, check=check)
                 root.set_rows(path, root.rows(path) + len(values))
                 changed.append(path)
         return changed

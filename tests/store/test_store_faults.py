@@ -14,10 +14,11 @@ import pytest
 
 import larstore
 from larstore import fs, locks
-from larstore.errors import DamageError, LarstoreError, LockedError, StoreError
+from larstore.errors import DamageError, LarstoreError, LockedError, StoreError, UnreadableError
 from larstore.locks import Lock
 from larstore.maintenance import copy_images
 from larstore.records import Failure, InputFile
+from larstore.repairing import repair
 from larstore.testing import add_images, make_image
 from larstore.unlocking import unlock
 from tests.store.crash_scenarios import CHECKPOINT, new_store, predict
@@ -259,20 +260,25 @@ def test_scores_that_changed_are_not_committed(made, tmp_path):
         shard = path / "predictions/p/score/c/0"
         data = shard.read_bytes()
         shard.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-        with pytest.raises(DamageError, match="score/c/0: .*differ from what was written"):
+        with pytest.raises(DamageError, match=r"score/c/0: .*differ from what was written"):
             commit()
         shard.write_bytes(data)
         commit()
     assert larstore.verify(path).ok
 
 
-def assert_verify_tells(path):
+def unread(path):
+    """What verify says of a store of which some files cannot be read, and repair: nothing is taken for damage."""
     try:
         report = larstore.verify(path)
-    except StoreError as error:
-        assert "Permission denied" in str(error)  # noqa: PT017 - it may be raised or reported
-    else:
-        assert "Permission denied" in " ".join([*map(str, report.problems), *report.notes])
+    except UnreadableError as error:
+        return [str(error)]
+    assert report.unreadable == report.problems
+    if report.problems:
+        with pytest.raises(UnreadableError, match=r"cannot be repaired: .*Fix: make it readable") as error:
+            repair(path, path.with_name("mended.zarr"))
+        assert "\n" not in str(error.value)
+    return [*map(str, report.problems), *report.notes]
 
 
 def test_a_directory_that_cannot_be_read(made, tmp_path):
@@ -286,6 +292,7 @@ def test_a_directory_that_cannot_be_read(made, tmp_path):
     writers = [append, predict]
     cases = {path: [*writers, unlocked], path / ".larstore": [*writers, unlocked]}
     cases |= {path / "voxels": writers, path / "index" / "file": writers}
+    cases |= {path / "voxels" / "charge" / "c": [], path / "zarr.json": writers}
     for closed, actions in cases.items():
         mode = closed.stat().st_mode
         closed.chmod(0o700)
@@ -295,6 +302,8 @@ def test_a_directory_that_cannot_be_read(made, tmp_path):
                 with pytest.raises(StoreError, match=r"^/\S+: .*Permission denied\)?\. Fix: ") as error:
                     action(path)
                 assert "\n" not in str(error.value)
+            said = unread(path)
+            assert any("Permission denied" in line for line in said), (closed, said)
         finally:
             os.seteuid(0)
             closed.chmod(mode)
