@@ -87,11 +87,17 @@ class Store:
         failed = failed.drop_duplicates(["file", "tpc", "input"], keep="last")
         if failed.empty:
             return failed
-        done = self.index.reset_index().groupby(["file", "tpc"])["commit"].max()
+        done = self._rows_of_files(failed["file"]).groupby(["file", "tpc"])["commit"].max()
         later = done.reindex(pd.MultiIndex.from_frame(failed[["file", "tpc"]]), fill_value=-1).to_numpy()
         of_file = done.groupby(level="file").max().reindex(failed["file"], fill_value=-1).to_numpy()
         later = np.where(failed["tpc"] < 0, of_file, later)
         return failed[later <= failed["commit"].to_numpy()].reset_index(drop=True)
+
+    def _rows_of_files(self, files: "pd.Series[int]") -> pd.DataFrame:
+        """File, TPC and commit of the images of some files: the whole index as a table has gigabytes."""
+        index = self.index_columns
+        rows = index.live[np.isin(index.column("file")[index.live], files.unique())]
+        return pd.DataFrame({name: index.column(name)[rows] for name in ("file", "tpc", "commit")})
 
     def _table(self, group: str, columns: dict[str, str]) -> pd.DataFrame:
         with self._lock:
