@@ -1,4 +1,4 @@
-"""What the replay of crashes believes is announced; here each announced sync is a real one, at its moment, of its file."""
+"""The replay of crashes believes what is announced: here each announced sync is a real one, of its file, in order."""
 
 import os
 import stat
