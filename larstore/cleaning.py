@@ -14,6 +14,7 @@ from pathlib import Path
 from larstore import fs
 from larstore.debris import Debris, find, half_made
 from larstore.errors import StoreError
+from larstore.locations import local_path
 from larstore.locks import WAIT_SECONDS, Lock, is_gone, lock_names
 from larstore.root import read_root
 from larstore.workshop import LOCK as BUILD_LOCK
@@ -25,6 +26,7 @@ DAY_SECONDS = 86400.0
 
 def removable(path: Path, keep_days: float = KEEP_DAYS) -> list[Debris]:
     """What ``clean`` would remove now, by this machine's clock; takes no lock. Raises as ``find`` does."""
+    path = local_path(path)
     return _old([*find(path, read_root(path)), *half_made(path)], time.time(), keep_days)
 
 
@@ -34,6 +36,7 @@ def clean(path: Path, keep_days: float = KEEP_DAYS) -> list[Debris]:
     Takes all locks of the store: LockedError, and nothing is removed, while any of them is held. Raises as ``find``
     does, StoreError for a file that cannot be removed.
     """
+    path = local_path(path)
     root = read_root(path)  # before a lock file is made: an error for what is no store
     branches = sorted({"images", *(d.lock for d in find(path, root)), *lock_names(path)} - {"root"})
     with ExitStack() as stack:

@@ -1,14 +1,18 @@
 """The commit: one replacement of the root ``zarr.json``, by whoever holds a branch lock and, briefly, the root's."""
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from larstore import fs
-from larstore.errors import DamageError, LockedError
+from larstore.errors import DamageError, LockedError, UnreadableError
 from larstore.format import Document, to_bytes
-from larstore.locations import Place, read_file
+from larstore.locations import READABLE, Place, is_lost, read_file
 from larstore.locks import WAIT_SECONDS, Lock
 from larstore.root import Root, read_root
+
+Fingerprint = tuple[int, str]  # of a file: bytes, sha256
 
 
 def write_child(path: Path, node: str, document: Document, check: Callable[[], None] | None = None) -> None:
@@ -22,14 +26,18 @@ def write_child(path: Path, node: str, document: Document, check: Callable[[], N
 
 def lagging_children(path: Place, root: Root) -> list[str]:
     """Nodes whose own ``zarr.json`` differs from the root's copy, which is the one that counts."""
-    return [node for node, document in root.nodes.items() if _lags(path / f"{node}/zarr.json", to_bytes(document))]
+    return [node for node, document in root.nodes.items() if lags(path, node, document)]
 
 
-def _lags(file: Place, data: bytes) -> bool:
+def lags(path: Place, node: str, document: Document) -> bool:
+    """Whether the ``zarr.json`` of a node differs from the root's copy; UnreadableError if nobody can tell."""
+    data, file = to_bytes(document), path / f"{node}/zarr.json"
     try:
         return read_file(file, len(data)) != data
-    except OSError:
-        return True
+    except OSError as error:
+        if is_lost(error):
+            return True
+        raise UnreadableError(f"{file}: cannot read ({error.strerror or type(error).__name__}). {READABLE}") from error
 
 
 def mend_children(path: Path, root: Root, check: Callable[[], None], within: str | None = None) -> list[str]:
@@ -50,33 +58,34 @@ def mend_children(path: Path, root: Root, check: Callable[[], None], within: str
 def commit(
     path: Path,
     branch: Lock,
-    change: Callable[[Root], tuple[list[str], list[str]]],
+    change: Callable[[Root, Callable[[], None]], tuple[list[str], list[str]]],
 ) -> Root:
     """Read the root, let ``change`` edit a copy, and replace it; returns the new root.
 
-    ``change`` may write index chunks; it returns the nodes whose ``zarr.json`` is written before and after the root.
-    Nothing is renamed once the branch lock or the root's commit number is no longer ours: LockedError.
+    ``change(root, check)`` may write index chunks, with ``check`` before each rename; it returns the nodes whose
+    ``zarr.json`` is written before and after the root. Nothing is renamed once the branch lock or the root's commit
+    number is no longer ours: LockedError.
     """
     with Lock(path, "root", wait=WAIT_SECONDS, break_lock=branch.break_lock, beat=False) as lock:
         branch.check()
         root = read_root(path).copy()
         number = int(root.attributes["commit"])
 
-        def check() -> None:
+        def check(expected: int = number) -> None:
             branch.check()
             lock.check()
             found = int(read_root(path).attributes["commit"])
-            if found != number:
+            if found != expected:
                 raise LockedError(f"{path}: commit {found} was made by somebody else. Fix: run again")
 
         root.attributes["commit"] = number + 1
-        before, after = change(root)
+        before, after = change(root, check)
         for node in before:
             write_child(path, node, root.nodes[node], check)
         data = root.sealed()
         fs.replace(path / "zarr.json", data, check=check)
         for node in after:
-            write_child(path, node, root.nodes[node], check=branch.check)
+            write_child(path, node, root.nodes[node], check=partial(check, number + 1))
     return root
 
 
@@ -89,7 +98,20 @@ def written(path: Path) -> bytes:
         data = fs.content(path)
     if data is None:
         raise DamageError(
-            f"{path}: a worker's receipt names this file, but it is not there. Fix: run again; workers and "
-            "coordinator must see the same file system"
+            f"{path}: was written, but it is not there now. Fix: run again; workers and coordinator must see the same "
+            "file system"
         )
     return data
+
+
+def fingerprint(data: bytes) -> Fingerprint:
+    """Size and sha256 of a file's content."""
+    return len(data), hashlib.sha256(data).hexdigest()
+
+
+def expect_written(path: Path, files: Mapping[str, Fingerprint]) -> None:
+    """DamageError unless all files (path below the store -> fingerprint) are there, and are what was written."""
+    for name, expected in files.items():
+        data = written(path / name)
+        if fingerprint(data) != expected:
+            raise DamageError(f"{path / name}: {len(data)} bytes that differ from what was written. Fix: run it again")

@@ -121,12 +121,13 @@ def _fits_query(selection: "Selection", query: str) -> Bools:
     if not isinstance(query, str):
         raise StoreError(f"select(query={query!r}): {type(query).__name__} is no text. {fix}")
     words = set(re.findall(r"\w+", query))
-    table = pd.DataFrame({name: selection.column(name) for name in names if name in words})
+    columns = {name: pd.Series(selection.column(name)) for name in names if name in words}
     try:
-        # The empty dictionaries keep @names of this program out of reach.
-        fits = table.eval(query, local_dict={}, global_dict={})
+        # The empty dictionaries keep @names of this program out of reach. A table's own eval would also know ``index``,
+        # the positions of rows.
+        fits = pd.eval(query, resolvers=[columns], local_dict={}, global_dict={})
     except WRONG_QUERY as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
         raise StoreError(f"select(query={query!r}): {reason}. {fix}") from error
     if not isinstance(fits, pd.Series) or fits.dtype != bool:
         raise StoreError(f"select(query={query!r}): is not true or false for each image. {fix}")

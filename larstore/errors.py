@@ -21,6 +21,10 @@ class DamageError(StoreError):
     """Committed data that are missing or fail their checksum."""
 
 
+class UnreadableError(StoreError):
+    """A file of a store that is there but could not be read: permissions, a server's or a file system's fault."""
+
+
 class LockedError(StoreError):
     """A store that somebody else is writing to."""
 

@@ -66,6 +66,25 @@ class Geometry:
         """The TPCs that were joined to one image, ascending; none in most stores."""
         return [n for n in sorted(self.tpcs) if self.tpcs[n].joined_origin is not None]
 
+    def difference(self, other: "Geometry") -> str | None:
+        """The first difference that tiling depends on, as "what: this one's, the other one's"; None: there is none."""
+        if sorted(self.tpcs) != sorted(other.tpcs):
+            return f"TPCs: {sorted(self.tpcs)}, {sorted(other.tpcs)}"
+        for number in sorted(self.tpcs):
+            mine, theirs = (each.tpcs[number].model_dump(exclude={"up"}) for each in (self, other))
+            for name in mine:
+                if mine[name] != theirs[name]:
+                    return f"{name} of TPC {number}: {mine[name]}, {theirs[name]}"
+        lengths = [len(each.wires["tpc"]) for each in (self, other)]
+        if lengths[0] != lengths[1]:
+            return f"number of wire segments: {lengths[0]}, {lengths[1]}"
+        for name in WIRE_COLUMNS:
+            a, b = self.wires[name], other.wires[name]
+            rows = np.flatnonzero((a != b).reshape(len(a), -1).any(axis=1))
+            if len(rows):
+                return f"{name} of wire segment {rows[0]}: {a[rows[0]].tolist()}, {b[rows[0]].tolist()}"
+        return None
+
     @property
     def hash(self) -> str:
         """sha256 over the wires' bytes and the TPCs' numbers: equal hashes mean equal tiling geometry."""

@@ -15,6 +15,8 @@ from larstore.errors import StoreError
 
 URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}(?=[^/])")  # one slash: what a Path makes of two
 CHAINED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*::")
+READABLE = "Fix: check permissions, limits and the connection; nothing says that it is damaged"
+GONE = (errno.ENOENT, errno.ENOTDIR)
 READERS = 16  # requests in flight
 MOST_ROOM = 1 << 24  # bytes that a thread keeps for reading
 OBSTORE = "obstore.fsspec"
@@ -22,6 +24,15 @@ OBSTORE = "obstore.fsspec"
 _thread = threading.local()
 
 T = TypeVar("T")
+
+
+class WrongFileError(OSError):
+    """What is there is no plain file, or a larger one than it can be: it was read, and it is not what it should be."""
+
+
+def is_lost(error: OSError) -> bool:
+    """Whether a file is certainly not there as it should be; else it may be read with other rights, or later."""
+    return isinstance(error, WrongFileError) or error.errno in GONE
 
 
 class _Source:
@@ -143,7 +154,7 @@ def read_file(file: Place, limit: int) -> bytes:
     if isinstance(file, Url):
         data = file.cat(0, limit + 1)
         if len(data) > limit:
-            raise OSError(errno.EFBIG, f"more than the {limit} bytes that are expected at most")
+            raise WrongFileError(errno.EFBIG, f"more than the {limit} bytes that are expected at most")
         return data
     return _with_file(file, lambda descriptor, size: _whole(descriptor, size, limit))
 
@@ -182,7 +193,7 @@ def _room(size: int) -> memoryview:
 
 def _whole(descriptor: int, size: int, limit: int) -> bytes:
     if size > limit:
-        raise OSError(errno.EFBIG, f"{size} bytes where at most {limit} are expected")
+        raise WrongFileError(errno.EFBIG, f"{size} bytes where at most {limit} are expected")
     with os.fdopen(descriptor, "rb", closefd=False) as file:
         return file.read(limit)
 
@@ -198,7 +209,7 @@ def _with_file(path: Path, read: Callable[[int, int], T]) -> T:
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.EINVAL, "not a plain file")
+            raise WrongFileError(errno.EINVAL, "not a plain file")
         return read(descriptor, found.st_size)
     finally:
         os.close(descriptor)

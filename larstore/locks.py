@@ -3,14 +3,13 @@
 A lock file also carries the high-water mark of shards handed out, so it stays when the lock is let go.
 """
 
-import json
 import logging
 import os
 import secrets
 import socket
 import threading
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +17,7 @@ from typing import Self
 
 from larstore import fs
 from larstore.errors import LockedError, StoreError
+from larstore.lock_files import DamagedLockError, Identity, LockState, claimed_mark, decode, encode
 
 DIRECTORY = ".larstore"
 HEARTBEAT_SECONDS = 20.0
@@ -28,30 +28,6 @@ POLL_SECONDS = 0.05
 log = logging.getLogger("larstore")
 
 _ours: set[str] = set()  # tokens of the locks that this process holds, or is about to
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Who holds a lock: enough to tell, on the same machine, whether that process still runs."""
-
-    host: str
-    machine: str
-    boot_id: str
-    namespace: str  # of process numbers: containers of one machine have their own
-    pid: int
-    started: str
-
-
-@dataclass(frozen=True)
-class LockState:
-    """The content of a lock file."""
-
-    owner: Identity
-    token: str
-    since: str
-    held: bool = True
-    heartbeat: int = 0
-    high_water: int = 0  # first shard that was never handed out
 
 
 def _text(path: str) -> str:
@@ -145,17 +121,11 @@ class Lock:
         data = fs.content(file)
         if data is None:
             return None
-        try:
-            content = json.loads(data)
-            state = LockState(owner=Identity(**content.pop("owner")), **content)
-            if not isinstance(state.high_water, int):
-                raise ValueError(f"high_water {state.high_water!r}")
-            return state
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise StoreError(f"{file}: not a lock file ({error}). Fix: restore or remove it") from error
+        fix = f"make sure that nobody writes here, then 'larstore unlock {self.path} --lock {self.name} --break-lock'"
+        return decode(file, data, fix)
 
     def state(self) -> LockState | None:
-        """The lock as it is now, whoever holds it; None if it was never taken."""
+        """The lock as it is now, whoever holds it; None if it was never taken, DamagedLockError if nobody can tell."""
         numbers = self._numbers()
         return self._read(numbers[-1]) if numbers else None
 
@@ -186,7 +156,7 @@ class Lock:
                 return False
         mine = self._file(top + 1)
         try:
-            fs.write_new(mine, self._bytes())
+            fs.write_new(mine, encode(self._state))
             self._number = top + 1
             older = self._numbers()
             if older[-1] != self._number:  # somebody took a later number while old ones were being removed
@@ -221,30 +191,47 @@ class Lock:
             log.warning("%s: lock %s taken over, this process could not let go of it before", self.path, self.name)
             return True
         if gone is None and self.break_lock:
-            return self._stands_still(number, holder)
+            return self._stands_still(number, holder.owner.host)
         return False
 
-    def _stands_still(self, number: int, holder: LockState) -> bool:
+    def _stands_still(self, number: int, host: str) -> bool:
         """Watch a foreign heartbeat with our own clock."""
-        log.warning("%s: watching lock %s of %s for %.0f s", self.path, self.name, holder.owner.host, STILL_SECONDS)
-        if self._changes(number, holder, STILL_SECONDS):
+        log.warning("%s: watching lock %s of %s for %.0f s", self.path, self.name, host, STILL_SECONDS)
+        if self._changes(number, STILL_SECONDS):
             return False
-        log.warning("%s: lock %s of %s broken", self.path, self.name, holder.owner.host)
+        log.warning("%s: lock %s of %s broken", self.path, self.name, host)
         return True
 
-    def _changes(self, number: int, seen: LockState, seconds: float) -> bool:
+    def _changes(self, number: int, seconds: float) -> bool:
+        """Whether a lock's file is written anew, or goes away, within so many seconds."""
+        file = self._file(number)
+        seen = fs.content(file)
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+        while seen is not None and time.monotonic() < deadline:
             time.sleep(max(POLL_SECONDS, seconds / 60))
-            if self._read(number) != seen:
+            if fs.content(file) != seen:
                 return True
-        return False
+        return seen is None
 
     def changes_within(self, seconds: float) -> bool:
         """Whether the lock as it is now changes within so many seconds: its heartbeat goes on, or it is let go of."""
         numbers = self._numbers()
-        seen = self._read(numbers[-1]) if numbers else None
-        return seen is not None and self._changes(numbers[-1], seen, seconds)
+        return bool(numbers) and self._changes(numbers[-1], seconds)
+
+    def renew(self, mark: int, most: int) -> int | None:
+        """Put a free lock in the place of a damaged one; returns its mark, None if the file does not stand still.
+
+        The mark is ``mark``, or what the damaged file claims if that is higher, and not beyond ``most``.
+        """
+        numbers = self._numbers()
+        if not numbers or not self._stands_still(numbers[-1], "an unknown holder"):
+            return None
+        claimed = claimed_mark(fs.content(self._file(numbers[-1])) or b"")
+        free = replace(self._state, held=False, high_water=max(mark, claimed if claimed <= most else 0))
+        fs.write_new(self._file(numbers[-1] + 1), encode(free))
+        for number in numbers:
+            fs.remove(self._file(number))
+        return free.high_water
 
     def refusal(self) -> LockedError:
         """Who holds the lock since when, as the error to raise."""
@@ -289,16 +276,22 @@ class Lock:
             self._store()
         self.check()
 
-    def _bytes(self) -> bytes:
-        return json.dumps(asdict(self._state), indent=1).encode()
-
     def _store(self) -> None:
-        fs.replace(self._file(self._number), self._bytes())
+        fs.replace(self._file(self._number), encode(self._state))
+
+    def _check_before_writing(self) -> None:
+        """As ``check``, with the mutex; a damaged file that is ours by its number is about to be written anew."""
+        try:
+            self.check()
+        except DamagedLockError as error:
+            if self._numbers()[-1:] != [self._number]:
+                raise
+            log.warning("%s; its holder lives and writes it anew", str(error).partition(" Fix:")[0].rstrip("."))
 
     def beat(self) -> None:
         """One heartbeat; LockedError if the lock is no longer ours."""
         with self._mutex:
-            self.check()
+            self._check_before_writing()
             self._state = replace(self._state, heartbeat=self._state.heartbeat + 1)
             self._store()  # synced like all else: the file carries the high-water mark
 
@@ -319,7 +312,7 @@ class Lock:
             self._thread.join()
         _ours.discard(self.token)  # first: where the file cannot be written, this process may take the lock again
         with self._mutex:
-            self.check()
+            self._check_before_writing()
             self._state = replace(self._state, held=False)
             self._store()
             self._number = -1

@@ -8,7 +8,6 @@ import pandas as pd
 
 from larstore.chosen import Chosen, gather_tables
 from larstore.copying import note, write_store
-from larstore.locations import local_path
 from larstore.selection import Selection
 from larstore.store import Store, open
 
@@ -47,7 +46,7 @@ def compact(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> Sto
 
     Inputs whose images are all deleted are kept: they tell what has been looked at. Raises as ``copy_images``.
     """
-    return copy_images(open(local_path(source)).select(), path, action="compact")
+    return copy_images(open(source).select(), path, action="compact")
 
 
 def size_on_disk(path: str | os.PathLike[str]) -> int:

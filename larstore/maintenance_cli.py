@@ -49,14 +49,19 @@ def compact(path: Source, output: Output) -> None:
 
     Example: larstore compact run.zarr -o small.zarr
     """
+    from larstore.locations import Url, place_of
     from larstore.maintenance import compact as make
     from larstore.maintenance import size_on_disk
 
     with _stoppable(output):
         new = make(path, output)
     _tell(new)
-    before, after = size_on_disk(path), size_on_disk(output)
-    typer.echo(f"{before:,} bytes before, {after:,} now ({after / before:.0%})")
+    after = size_on_disk(output)
+    if isinstance(place_of(path), Url):
+        typer.echo(f"{after:,} bytes now; how many it had at the URL is not known")
+    else:
+        before = size_on_disk(path)
+        typer.echo(f"{before:,} bytes before, {after:,} now ({after / before:.0%})")
 
 
 def merge(
@@ -85,7 +90,8 @@ def merge(
 def repair(path: Source, output: Output) -> None:
     """Copy what is right in a damaged store into a new store; damaged images are left out, to be made again.
 
-    Exit 0 also where images were left out: they are listed. Example: larstore repair run.zarr -o good.zarr
+    Exit 0 also where images were left out: each problem is told with the first of its images, and how many are left
+    out. `larstore verify --json` lists all. Example: larstore repair run.zarr -o good.zarr
     """
     from larstore.repairing import repair as make
 

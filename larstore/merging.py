@@ -76,6 +76,8 @@ def _refuse_other_settings(one: Store, other: Store) -> None:
     shared = row_arrays(columns, one.root.pixels and other.root.pixels)
     ours, theirs = settings(one), settings(other)
     for key in {**ours, **theirs}:
+        if key == "geometry_hash" and ours[key] != theirs[key]:
+            _refuse_other_geometry(one, other)
         if ours.get(key) != theirs.get(key):
             raise StoreError(
                 f"{other.path}: has {key} = {theirs.get(key)}, {one.path} has {ours.get(key)}. "
@@ -89,6 +91,16 @@ def _refuse_other_settings(one: Store, other: Store) -> None:
                     f"{other.path}: prediction {name!r} has {key} = {b.get(key)}, in {one.path} {a.get(key)}. "
                     "Fix: predict one of them under another name"
                 )
+
+
+def _refuse_other_geometry(one: Store, other: Store) -> None:
+    """StoreError for the first difference of two geometries, unless only their hashes differ."""
+    found = other.geometry.difference(one.geometry)
+    if found:
+        raise StoreError(
+            f"{other.path}: has another geometry than {one.path}: {found}. "
+            "Fix: merge stores that were made with one detector and the same TPCs"
+        )
 
 
 def _refuse_other_inputs(stores: Sequence[Store]) -> None:

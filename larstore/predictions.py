@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from larstore import fs
-from larstore.commit import commit, mend_children
+from larstore.commit import Fingerprint, commit, expect_written, fingerprint, mend_children
 from larstore.errors import StoreError
 from larstore.format import SCORE, group_document, sharded_document
 from larstore.image import Image
@@ -65,6 +65,7 @@ class PredictionWriter:
         self._lock = Lock(self.path, self._group, break_lock=break_lock)
         self._done: set[int] = set()
         self._written: set[int] = set()  # first rows of the images that this writer wrote
+        self._files: dict[str, Fingerprint] = {}  # shards that are written and not committed
         self._root = Root({})
 
     def __enter__(self) -> Self:
@@ -165,15 +166,21 @@ class PredictionWriter:
         for number in shards:
             part = values[(number - shard) * size : (number - shard + 1) * size]
             self._lock.check()
-            fs.write_new(self.path / layout.file(number), encode_shard(layout, part))
+            data = encode_shard(layout, part)
+            fs.write_new(self.path / layout.file(number), data)
+            self._files[layout.file(number)] = fingerprint(data)
         self._done |= set(shards)
         self._written |= {image.summary("voxel_start") for image, _ in scores}
 
     def commit(self) -> None:
-        """Make all that was written visible. LockedError if the lock was lost; the store is as before then."""
+        """Check what was written against the files, then make it visible.
+
+        DamageError if a file is not what was written, LockedError if the lock was lost; the store is as before then.
+        """
+        expect_written(self.path, self._files)
         done = ranges(self._done)
 
-        def change(root: Root) -> tuple[list[str], list[str]]:
+        def change(root: Root, check: Callable[[], None]) -> tuple[list[str], list[str]]:
             a = root.attributes
             attributes = self.attributes | {"done": done, "commit": a["commit"]}
             root.nodes[self._group] = group_document(attributes)
@@ -183,3 +190,4 @@ class PredictionWriter:
             return [self._group, self._array], []
 
         self._root = commit(self.path, self._lock, change)
+        self._files = {}

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from larstore.codecs import CorruptError
 from larstore.cores import cores
-from larstore.errors import DamageError, StoreError
-from larstore.locations import READERS, Place, Url, read_briefly, read_range
+from larstore.errors import DamageError, StoreError, UnreadableError
+from larstore.locations import READABLE, READERS, Place, Url, is_lost, read_briefly, read_range
 from larstore.shards import MISSING, Array, Layout, decode_chunk, decode_index
 
 CACHED_CHUNKS = 16  # decoded chunks kept per array: neighbouring small images share them
@@ -28,8 +28,8 @@ RUNS_A_THREAD = 2  # where there are fewer chunks than that
 B = TypeVar("B", bytes, memoryview)
 
 
-class ShardDamageError(DamageError):
-    """Damage in a sharded array. ``what`` names file, array and shard; ``images`` those that were being read."""
+class _ShardError(StoreError):
+    """``what`` names file, array and shard; ``images`` those that were being read."""
 
     def __init__(self, what: str, images: str, fix: str) -> None:
         super().__init__(f"{what}; images {images}. {fix}")
@@ -37,7 +37,15 @@ class ShardDamageError(DamageError):
         self._parts = (what, images, fix)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ShardDamageError, self._parts
+        return type(self), self._parts
+
+
+class ShardDamageError(_ShardError, DamageError):
+    """Damage in a sharded array."""
+
+
+class UnreadableShardError(_ShardError, UnreadableError):
+    """A shard of which nobody can tell what it holds."""
 
 
 _pool_lock = threading.Lock()
@@ -97,6 +105,7 @@ def read_together(readers: "Sequence[ShardReader]", start: int, stop: int) -> li
 class ShardReader:
     """Reads rows of one sharded array. Whatever is missing or fails a checksum is a DamageError, never a number.
 
+    UnreadableError for a file that is there and cannot be read.
     ``owners(start, stop)`` names the images in a range of rows, for the messages.
     """
 
@@ -184,7 +193,12 @@ class ShardReader:
         except FileNotFoundError as error:
             raise self.damage(start, stop, f"shard {shard} is missing", shard) from error
         except OSError as error:
-            raise self.damage(start, stop, f"shard {shard} cannot be read ({error.strerror})", shard) from error
+            what = f"shard {shard} cannot be read ({error.strerror or type(error).__name__})"
+            if is_lost(error):
+                raise self.damage(start, stop, what, shard) from error
+            file = self.root / self.layout.file(shard)
+            whole = f"{file}: array {self.layout.path}, {what}"
+            raise UnreadableShardError(whole, self._owners(start, stop), READABLE) from error
 
     def damage(self, start: int, stop: int, what: str, shard: int | None = None) -> DamageError:
         """The error for rows that cannot be had."""

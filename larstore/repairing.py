@@ -11,14 +11,20 @@ import pandas as pd
 
 from larstore.chosen import Chosen, gather_tables
 from larstore.copying import note, write_store
-from larstore.errors import DamageError
+from larstore.errors import DamageError, UnreadableError
 from larstore.format import FAILURE_COLUMNS
 from larstore.index import Rows
+from larstore.locations import place_of
 from larstore.store import Store, open
 from larstore.verification import Key, Problem, Report, verify
 from larstore.workshop import refuse_target
 
 NAMED = 5  # events that a failure names
+LOST = "What is lost there stands nowhere else. Fix: restore these files from a copy, then repair the rest"
+UNREADABLE = (
+    "What is there may be right, and is not to be thrown away. Fix: make it readable and repair again; a file that is "
+    "lost for good, as on a broken disk, remove first"
+)
 
 
 @dataclass(frozen=True)
@@ -48,17 +54,16 @@ def repair(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> Repa
     predicted; a prediction that does not lie along the voxels is left out whole.
 
     Raises DamageError for damage outside of images, in the root, the geometry or a table: what these said cannot be
-    told from the rest. StoreError if the path exists or lies inside a store.
+    told from the rest. UnreadableError if any file could not be read: what is in it may be right. StoreError if the
+    path exists or lies inside a store.
     """
     refuse_target(Path(path))
     report = verify(source)
+    if report.unreadable:
+        raise UnreadableError(_refusal(source, report.unreadable, UNREADABLE))
     lost = [problem for problem in report.problems if not problem.images and not _prediction(problem)]
     if lost:
-        more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
-        raise DamageError(
-            f"{source}: cannot be repaired: {lost[0].what.partition(' Fix:')[0]}{more}. What is lost there stands "
-            "nowhere else. Fix: restore these files from a copy, then repair the rest"
-        )
+        raise DamageError(_refusal(source, lost, LOST))
     store = open(source)
     dropped = _keys(problem for problem in report.problems if not _prediction(problem))
     rows = store.select().row_numbers
@@ -74,6 +79,13 @@ def repair(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> Repa
     provenance = note(store.attributes["provenance"], "repair", [store])
     new = write_store(Path(path), chosen, tables, provenance, without, leave_out=gone)
     return Repaired(new, report, dropped, unscored, gone)
+
+
+def _refusal(source: str | os.PathLike[str], problems: list[Problem], why: str) -> str:
+    """The line that says why a store is not repaired: the first of the problems, and what to do."""
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    what = problems[0].what.partition(" Fix:")[0].rstrip(".")
+    return f"{place_of(source)}: cannot be repaired: {what}{more}. {why}"
 
 
 def _prediction(problem: Problem) -> str:

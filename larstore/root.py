@@ -2,13 +2,15 @@
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from larstore import root_checks
-from larstore.errors import DamageError, StoreError
+from larstore.errors import DamageError, StoreError, UnreadableError
 from larstore.format import (
     ATTRIBUTE,
     FAILURE_COLUMNS,
@@ -25,7 +27,7 @@ from larstore.format import (
     to_bytes,
     width_of,
 )
-from larstore.locations import Place, read_file
+from larstore.locations import Place, WrongFileError, read_file
 from larstore.shards import Layout, parse_layout
 
 
@@ -124,7 +126,7 @@ def read_root(path: Place) -> Root:
     """Read and check the root of a store.
 
     Raises StoreError if there is no store of ours or it is of a newer format, DamageError if the seal is broken or it
-    says what no store can be.
+    says what no store can be, UnreadableError if it cannot be read.
     """
     file = path / "zarr.json"
     try:
@@ -135,7 +137,8 @@ def read_root(path: Place) -> Root:
         raise StoreError(f"{path}: not a larstore store ({found}). Fix: give the path of a store") from error
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise StoreError(f"{file}: cannot read ({reason}). Fix: check the path and its permissions") from error
+        kind = DamageError if isinstance(error, WrongFileError) else UnreadableError
+        raise kind(f"{file}: cannot read ({reason}). Fix: check the path and its permissions") from error
     return parse_root(data, file)
 
 
@@ -153,8 +156,7 @@ def parse_root(data: bytes, file: Place) -> Root:
     version = ours.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise StoreError(
-            f"{file}: format version {version}, this larstore reads up to {FORMAT_VERSION}. "
-            "Fix: pip install --upgrade larstore"
+            f"{file}: format version {version}, this larstore reads up to {FORMAT_VERSION}. Fix: {_installing(ours)}"
         )
     sealed = {key: value for key, value in ours.items() if key != "sha256"}
     rest = document | {"attributes": attributes | {ATTRIBUTE: sealed}}
@@ -166,6 +168,15 @@ def parse_root(data: bytes, file: Place) -> Root:
     except ValueError as error:
         raise DamageError(f"{file}: says what no store can be: {error}. {damaged}") from error
     return root
+
+
+def _installing(ours: Document) -> str:
+    """The command that installs what reads a newer store: at least what made it, where that is recorded."""
+    made_by: Any = ours.get("provenance")
+    for key in ("versions", "larstore"):
+        made_by = made_by.get(key) if isinstance(made_by, dict) else None
+    known = isinstance(made_by, str) and re.fullmatch(r"[0-9]+(\.[0-9]+){0,3}[0-9A-Za-z.]{0,20}", made_by)
+    return f"pip install 'larstore>={made_by}'" if known else "pip install --upgrade larstore"
 
 
 def check(root: Root) -> None:

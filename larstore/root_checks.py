@@ -61,8 +61,8 @@ def check_attributes(ours: Document) -> None:
     """The store's own attributes, as far as reading depends on them."""
     for name in ("detector", "units", "geometry_hash"):
         _expect(isinstance(ours.get(name), str) and ours[name].isprintable(), f"{name} {_short(ours.get(name))}")
-    for name in ("format_version", "commit"):
-        whole(ours.get(name), 0, 2**31, name)
+    whole(ours.get("format_version"), 1, 2**31, "format_version")
+    whole(ours.get("commit"), 0, 2**31, "commit")
     whole(ours.get("chunk_rows"), 1, MOST_CHUNK_ROWS, "chunk_rows")
     whole(ours.get("shard_rows"), 1, ours["chunk_rows"] * MOST_CHUNKS, "shard_rows")
     _expect(ours["shard_rows"] % ours["chunk_rows"] == 0, f"shard_rows {ours['shard_rows']} are no whole chunks")

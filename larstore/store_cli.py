@@ -36,7 +36,7 @@ def info(
     from larstore.store import open
 
     store = open(path)
-    part = store.select()
+    part, failures = store.select(), store.failures
     shown = {key: value for key, value in store.attributes.items() if key not in ("provenance", "sha256")}
     shown |= {
         "files": len(np.unique(part.column("file"))),
@@ -44,7 +44,7 @@ def info(
         "voxels": int(part.column("voxel_count").sum()),
         "truth voxels": int(part.column("truth_count").sum()),
         "inputs": len(store.inputs),
-        "failures": len(store.failures),
+        "failures": len(failures),
         "predictions": sorted(store.predictions),
     }
     if store.root.truth_columns:
@@ -59,11 +59,11 @@ def info(
     for key, value in shown.items():
         grid.add_row(key, Text(value if isinstance(value, str) else json.dumps(value)))
     result_console().print(grid)
-    errors = store.failures["error"].tolist()
-    for error in errors[:SHOWN_FAILURES]:
-        typer.echo(f"failed: {error}")
-    if len(errors) > SHOWN_FAILURES:
-        typer.echo(f"… and {len(errors) - SHOWN_FAILURES} more in larstore.open({str(store.path)!r}).failures")
+    first = (failures[name].head(SHOWN_FAILURES).tolist() for name in ("file", "tpc", "error"))
+    for file, tpc, error in zip(*first, strict=True):
+        typer.echo(f"failed: file {file}{f', TPC {tpc}' if tpc >= 0 else ''}: {error}")
+    if len(failures) > SHOWN_FAILURES:
+        typer.echo(f"… and {len(failures) - SHOWN_FAILURES} more in larstore.open({str(store.path)!r}).failures")
     for line in lines_of(origin):
         typer.echo(line)
 
@@ -108,7 +108,7 @@ def verify(
     fast: Annotated[bool, typer.Option("--fast", help="Metadata, index and tables only, no voxels.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Check every checksum and every promise of the format; exit 1 on damage.
+    """Check every checksum and every promise of the format; exit 1 on damage, or if a file could not be read.
 
     Example: larstore verify run.zarr
     """
@@ -119,11 +119,12 @@ def verify(
         typer.echo(json.dumps(report.to_dict(), indent=1))
     else:
         for problem in report.problems:
-            typer.echo(f"damage: {problem}")
+            typer.echo(f"{'could not be read' if problem.unreadable else 'damage'}: {problem}")
         for note in report.notes:
             typer.echo(f"note: {note}")
         what = "metadata, index and tables" if fast else "everything"
-        found = f"{what} as it should be" if report.ok else f"{len(report.problems)} problem(s)"
+        unread = f", {len(report.unreadable)} of them could not be read" if report.unreadable else ""
+        found = f"{what} as it should be" if report.ok else f"{len(report.problems)} problem(s){unread}"
         typer.echo(f"{report.path}: {report.images} images, {report.voxels} voxels, {found}")
     if not report.ok:
         raise typer.Exit(1)

@@ -19,9 +19,9 @@ from larstore.codecs import (
     pack,
     unpack,
 )
-from larstore.errors import DamageError, StoreError
+from larstore.errors import DamageError, StoreError, UnreadableError
 from larstore.format import Document, array_document
-from larstore.locations import READERS, Place, Url, read_file
+from larstore.locations import READABLE, READERS, Place, Url, is_lost, read_file
 
 Column = npt.NDArray[Any]
 TEXT_BYTES = 2**27  # of a chunk of text: 8 kB a row of inputs/
@@ -73,9 +73,10 @@ def _read_chunks(root: Place, path: str, document: Document, numbers: Sequence[i
             return read_file(file, limit)
         except OSError as error:
             what = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
-            raise DamageError(
-                f"{file}: chunk {number} of column {path} {what} ({error.strerror}). {_fix(root)}"
-            ) from error
+            line = f"{file}: chunk {number} of column {path} {what} ({error.strerror or type(error).__name__})"
+            if is_lost(error):
+                raise DamageError(f"{line}. {_fix(root)}") from error
+            raise UnreadableError(f"{line}. {READABLE}") from error
 
     if isinstance(root, Url) and len(numbers) > 1:
         with ThreadPoolExecutor(READERS) as pool:
@@ -104,7 +105,7 @@ def _decode_chunk(root: Place, path: str, document: Document, number: int, blob:
 
 
 def read_column(root: Place, path: str, document: Document) -> Column:
-    """All rows of a column, (rows,); text as an object array of str. Raises DamageError."""
+    """All rows of a column, (rows,); text as an object array of str. Raises DamageError, UnreadableError."""
     rows = int(document["shape"][0])
     chunk_rows = document["chunk_grid"]["configuration"]["chunk_shape"][0]
     numbers = range(-(-rows // chunk_rows))

@@ -1,7 +1,7 @@
 """verify: is everything that was committed there and right."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from larstore.commit import lagging_children
+from larstore.commit import lags
 from larstore.comparison import diff
 from larstore.debris import find
-from larstore.errors import DamageError, StoreError
+from larstore.errors import DamageError, StoreError, UnreadableError
 from larstore.format import TRUTH_COLUMNS, index_columns, kind_of, truth_bits
 from larstore.image import Image
 from larstore.locations import Url, place_of
 from larstore.predictions import ranges
-from larstore.reading import ShardDamageError
+from larstore.reading import ShardDamageError, UnreadableShardError
 from larstore.rules import broken_rules
 from larstore.store import Store
 
@@ -36,9 +36,10 @@ class Problem:
     Attributes:
         what: a line for people.
         array: path of the array below the root, as ``voxels/charge`` or ``index/file``; "" where no single one is.
-        shard: number of the shard, None where it is not about one.
+        shard: number of the shard, the first one where the line names several; None where it is not about one.
         chunks: chunks of the shard that cannot be read, as far as images need them.
         images: (file, event, tpc) of the images that it makes unusable.
+        unreadable: nobody could read it, so that nobody knows whether it is damaged.
     """
 
     what: str
@@ -46,6 +47,7 @@ class Problem:
     shard: int | None = None
     chunks: list[int] = field(default_factory=list)
     images: list[Key] = field(default_factory=list)
+    unreadable: bool = False
 
     def __str__(self) -> str:
         if not self.images:
@@ -56,7 +58,7 @@ class Problem:
 
 @dataclass
 class Report:
-    """What ``verify`` found. ``problems`` are damage; ``notes`` are harmless: lagging metadata, debris."""
+    """What ``verify`` found. ``problems`` are damage or could not be read; ``notes`` are harmless: lagging metadata."""
 
     path: str
     problems: list[Problem] = field(default_factory=list)
@@ -69,8 +71,13 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether there is no damage."""
+        """Whether there is no damage, and all could be read."""
         return not self.problems
+
+    @property
+    def unreadable(self) -> list[Problem]:
+        """What could not be read."""
+        return [problem for problem in self.problems if problem.unreadable]
 
     @property
     def damaged(self) -> set[Key]:
@@ -78,12 +85,18 @@ class Report:
         return {key for problem in self.problems for key in problem.images}
 
     def add(
-        self, what: str, *images: Key, array: str = "", shard: int | None = None, chunks: Iterable[int] = ()
+        self,
+        what: str,
+        *images: Key,
+        array: str = "",
+        shard: int | None = None,
+        chunks: Iterable[int] = (),
+        unreadable: bool = False,
     ) -> None:
         """Record a problem, once, with all its images and chunks."""
         problem = self._by_what.get(what)
         if problem is None:
-            problem = self._by_what[what] = Problem(what, array, shard)
+            problem = self._by_what[what] = Problem(what, array, shard, unreadable=unreadable)
             self.problems.append(problem)
         known = self._images.setdefault(what, set())
         problem.images += [key for key in dict.fromkeys(images) if key not in known]
@@ -109,7 +122,8 @@ class Report:
 def verify(path: str | os.PathLike[str] | Url, fast: bool = False) -> Report:
     """Check a store against everything it promises; ``fast`` leaves the voxels out (metadata, index, tables only).
 
-    Damage is reported, not raised; StoreError for a path that is no store.
+    Damage is reported, not raised, as are files that cannot be read; StoreError for a path that is no store, or of
+    which not even the root can be read.
     """
     place = place_of(path)
     report = Report(str(place), fast=fast)
@@ -118,10 +132,7 @@ def verify(path: str | os.PathLike[str] | Url, fast: bool = False) -> Report:
     except DamageError as error:
         report.add(str(error))
         return report
-    report.notes += [
-        f"{place}/{node}/zarr.json differs from the root's copy, which counts; the next writer mends it"
-        for node in lagging_children(store.path, store.root)
-    ]
+    report.notes += _lagging(store)
     if _tables(store, report):
         report.images = len(store)
         report.voxels = int(store.index_columns.column("voxel_count")[store.index_columns.live].sum(dtype=np.int64))
@@ -135,11 +146,21 @@ def verify(path: str | os.PathLike[str] | Url, fast: bool = False) -> Report:
     return report
 
 
+def _lagging(store: Store) -> Iterator[str]:
+    for node, document in store.root.nodes.items():
+        try:
+            if lags(store.path, node, document):
+                file = f"{store.path}/{node}/zarr.json"
+                yield f"{file} differs from the root's copy, which counts; the next writer mends it"
+        except UnreadableError as error:
+            yield f"{error}; the root's copy counts"
+
+
 def _attempt(report: Report, array: str, action: Callable[[], Any]) -> bool:
     try:
         action()
     except StoreError as error:
-        report.add(str(error), array=array)
+        report.add(str(error), array=array, unreadable=isinstance(error, UnreadableError))
         return False
     return True
 
@@ -199,7 +220,8 @@ def _ranges(store: Store, report: Report) -> None:
         for i in np.flatnonzero(part.column("truth_columns") & ~truth_bits(store.root.truth_columns)):
             what = f"{store.path}/index: names a truth column that the store lacks"
             report.add(what, _key(keys[i]), array="index/truth_columns")
-    for i in np.flatnonzero(part.column("input") >= len(store.inputs)):
+    inputs = part.column("input")
+    for i in np.flatnonzero((inputs < -1) | (inputs >= len(store.inputs))):
         what = f"{store.path}/index: names an input that inputs/ does not hold"
         report.add(what, _key(keys[i]), array="index/input")
     for name, attributes in store.predictions.items():
@@ -242,7 +264,22 @@ def _image(image: Image, report: Report) -> None:
     if readable:
         whole = Image(store, image.row, loaded)
         for array, what in broken_rules(whole):
-            report.add(f"{store.path}/{array}: {what}", image.key, array=array)
+            shards = _shards(image, array)
+            where = _named(shards)
+            report.add(f"{store.path}/{array}: {where}{what}", image.key, array=array, shard=min(shards, default=None))
+
+
+def _shards(image: Image, array: str) -> range:
+    """The shards that hold an image's rows of an array."""
+    kind, size = kind_of(array), image.store.attributes["shard_rows"]
+    start, count = image.summary(f"{kind}_start"), image.summary(f"{kind}_count")
+    return range(start // size, -(-(start + count) // size)) if start >= 0 and count else range(0)
+
+
+def _named(shards: range) -> str:
+    if len(shards) > 1:
+        return f"shards {shards[0]} to {shards[-1]}, "
+    return f"shard {shards[0]}, " if shards else ""
 
 
 def _rows(
@@ -251,19 +288,24 @@ def _rows(
     """Rows of an image, or None and a problem for each shard, with the chunks of it that cannot be read."""
     try:
         return read(start, start + count)
-    except ShardDamageError as whole:
-        a, found = image.store.attributes, 0
+    except (ShardDamageError, UnreadableShardError) as whole:
+        a, found, closed = image.store.attributes, 0, -1
         numbers = range(start // a["chunk_rows"], -(-(start + count) // a["chunk_rows"]))
         for number in numbers[:MOST_TRIED]:
             first = number * a["chunk_rows"]
+            shard, chunk = divmod(number, a["shard_rows"] // a["chunk_rows"])
+            if shard == closed:
+                continue
             try:
                 read(max(start, first), min(start + count, first + a["chunk_rows"]))
             except ShardDamageError as error:
-                shard, chunk = divmod(number, a["shard_rows"] // a["chunk_rows"])
                 report.add(error.what, image.key, array=path, shard=shard, chunks=[chunk])
                 found += 1
+            except UnreadableShardError as error:
+                report.add(error.what, image.key, array=path, shard=shard, unreadable=True)
+                found, closed = found + 1, shard
             if found == MOST_CHUNKS:
                 break
         if not found:  # it could be read the second time
-            report.add(whole.what, image.key, array=path)
+            report.add(whole.what, image.key, array=path, unreadable=isinstance(whole, UnreadableError))
         return None

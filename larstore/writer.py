@@ -1,8 +1,7 @@
 """The coordinator's side: hands out blocks, checks what workers wrote, and commits it."""
 
-import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,7 +10,7 @@ import numpy.typing as npt
 
 from larstore import fs
 from larstore.block import BlockFull, layouts, write_block
-from larstore.commit import commit, mend_children, written
+from larstore.commit import commit, expect_written, mend_children
 from larstore.errors import DamageError, LockedError, StoreError
 from larstore.format import FAILURE_COLUMNS, INPUT_COLUMNS, PIXEL_INDEX_COLUMNS, row_arrays, truth_bits
 from larstore.index import CommittedKeys, Key
@@ -145,13 +144,7 @@ class StoreWriter:
             expected |= {layout.file(shard) for layout in given for shard in shards}
         if expected != set(receipt.files):
             raise DamageError(f"{self.path}: receipt for shard {spec.first_shard} names other files. Fix: run it again")
-        for name, (n_bytes, sha256) in receipt.files.items():
-            file = self.path / name
-            data = written(file)
-            if len(data) != n_bytes or hashlib.sha256(data).hexdigest() != sha256:
-                raise DamageError(
-                    f"{file}: {len(data)} bytes that differ from what the worker wrote. Fix: run it again"
-                )
+        expect_written(self.path, receipt.files)
 
     def _append(
         self, rows: list[ImageRows], inputs: list[InputFile], failures: Sequence[Failure], gone: list[ImageRows]
@@ -170,7 +163,7 @@ class StoreWriter:
             for path in arrays
         }
 
-        def change(root: Root) -> tuple[list[str], list[str]]:
+        def change(root: Root, check: Callable[[], None]) -> tuple[list[str], list[str]]:
             a = root.attributes
             if a["images_commit"] != self._commit:
                 raise LockedError(f"{self.path}: commit {a['images_commit']} was made by somebody else. Fix: run again")
@@ -182,7 +175,7 @@ class StoreWriter:
             }
             changed = []
             for group, (_, table) in tables.items():
-                changed += self._append_table(root, group, table)
+                changed += self._append_table(root, group, table, check)
             for path, n in shapes.items():
                 root.set_rows(path, max(root.rows(path), n))
             return list(shapes), changed
@@ -193,7 +186,9 @@ class StoreWriter:
         for part, there in ((gone, False), (rows, True)):
             self.keys.note(((row.file, row.event, row.tpc) for row in part), there)
 
-    def _append_table(self, root: Root, group: str, table: dict[str, npt.NDArray[Any]]) -> list[str]:
+    def _append_table(
+        self, root: Root, group: str, table: dict[str, npt.NDArray[Any]], check: Callable[[], None]
+    ) -> list[str]:
         """Write a table's new rows and lengthen it in the root; returns the columns that grew."""
         changed = []
         for name, values in table.items():
@@ -201,7 +196,7 @@ class StoreWriter:
             if len(values):
                 for file, data in appended(self.path, path, root.nodes[path], values).items():
                     fs.make_directories((self.path / file).parent)
-                    fs.replace(self.path / file, data, check=self._lock.check)
+                    fs.replace(self.path / file, data, check=check)
                 root.set_rows(path, root.rows(path) + len(values))
                 changed.append(path)
         return changed

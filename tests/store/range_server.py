@@ -12,7 +12,10 @@ RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
 class Handler(BaseHTTPRequestHandler):
-    """GET and HEAD of files below the folder. ``server.mode``: "ranges", "whole" (ignores them), or a status."""
+    """GET and HEAD of files below the server's folder. ``server.mode``: "ranges", "whole" (ignores them), or a status.
+
+    ``server.refused``: path -> mode of single files.
+    """
 
     protocol_version = "HTTP/1.1"
     wbufsize = 1 << 16  # head and body in one packet: else each answer waits 40 ms for an acknowledgement
@@ -37,7 +40,7 @@ class Handler(BaseHTTPRequestHandler):
                 server.running -= 1
 
     def _answer(self, first):
-        mode = self.server.mode
+        mode = self.server.refused.get(self.path, self.server.mode)
         file = self.server.folder / unquote(self.path).lstrip("/")
         if mode == "late" and first:
             mode = 404
@@ -78,6 +81,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, folder):
         super().__init__(("127.0.0.1", 0), Handler)
         self.folder, self.mode, self.requests, self.sent = Path(folder), "ranges", Counter(), 0
+        self.refused = {}
         self.guard, self.running, self.most, self.meet = threading.Lock(), 0, 0, None
 
     def url(self, name):

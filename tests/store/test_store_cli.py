@@ -10,6 +10,9 @@ from typer.testing import CliRunner
 import larstore
 from larstore import store_cli
 from larstore.errors import StoreError
+from larstore.index import Index
+from larstore.notebook_views import store_html
+from larstore.records import Failure
 from larstore.testing import add_images, make_image, make_store
 
 app = typer.Typer()
@@ -40,6 +43,28 @@ def test_info(path):
     found = json.loads(run("info", path, "--json", "--provenance").stdout)
     assert (found["images"], found["voxels"], found["files"]) == (4, 160, 2)
     assert found["provenance"] == {"larstore": "1.2.3"}
+
+
+def test_info_tells_failures_apart(path):
+    """Two units with one error, as after a repair."""
+    with larstore.StoreWriter(path) as writer:
+        failed = [Failure(5, 1, "a", "broken"), Failure(5, 2, "a", "broken"), Failure(7, -1, "b", "broken")]
+        writer.commit([], [*failed, *(Failure(file, 1, "c", "no wires") for file in range(10, 20))])
+    lines = [line for line in run("info", path).stdout.splitlines() if line.startswith(("failed", "…"))]
+    assert lines[:3] == ["failed: file 5, TPC 1: broken", "failed: file 5, TPC 2: broken", "failed: file 7: broken"]
+    assert lines[10].startswith("… and 3 more in ")
+
+
+def test_failures_never_make_a_table_of_the_index(path, monkeypatch):
+    """Of 10^7 images it would have gigabytes; only images of files that failed count."""
+    with larstore.StoreWriter(path) as writer:
+        writer.commit([], [Failure(1, 1, "a", "x"), Failure(1, 9, "a", "x"), Failure(0, -1, "a", "x")])
+    add_images(path, [make_image(1, 7, 1, 5)])
+    monkeypatch.setattr(Index, "frame", lambda *_: pytest.fail("the whole index as a table"))
+    store = larstore.open(path)
+    assert store.failures[["file", "tpc"]].to_numpy().tolist() == [[1, 9], [0, -1]]
+    assert "2" in store_html(store)
+    assert run("info", path).exit_code == 0
 
 
 def test_index(path):

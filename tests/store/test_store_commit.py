@@ -207,7 +207,7 @@ def test_receipts_are_checked_against_the_files(before):
         receipt = larstore.write_block(before, writer.reserve(), [NEW[0]])
         data = (before / name).read_bytes()
         (before / name).write_bytes(data[:-1] + b"x")
-        with pytest.raises(DamageError, match=f"{name}.*differ from what the worker wrote"):
+        with pytest.raises(DamageError, match=f"{name}.*differ from what was written"):
             writer.commit([receipt])
         (before / name).unlink()
         with pytest.raises(DamageError, match=f"{name}.*not there"):

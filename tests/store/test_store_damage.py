@@ -192,8 +192,8 @@ def test_verify_finds_what_checksums_do_not(small):
     assert any("sums differ" in str(p) for p in larstore.verify(small).problems)
     layout = layout_of("voxels/coords", root.nodes["voxels/coords"])
     (small / layout.file(0)).write_bytes(encode_shard(layout, np.zeros((32, 3), np.uint16)))
-    problem = next(p for p in larstore.verify(small).problems if "not sorted" in str(p))
-    assert problem.images == [(0, 0, 1), (0, 1, 1)]
+    problems = [p for p in larstore.verify(small).problems if "not sorted" in str(p)]
+    assert [p.images for p in problems] == [[(0, 0, 1)], [(0, 1, 1)]]  # of shard 0, and of 0 and 1
     start = small / "index/voxel_start/c/0"
     before = start.read_bytes()
     start.write_bytes(_encode(root.nodes["index/voxel_start"], np.array([0, 19])))
@@ -228,7 +228,27 @@ def test_a_newer_format_is_refused(small):
     root = read_root(small)
     root.attributes["format_version"] = 2
     (small / "zarr.json").write_bytes(root.sealed())
-    with pytest.raises(StoreError, match=r"format version 2, this larstore reads up to 1\. Fix: pip install"):
+    for provenance, version in [
+        ({}, None),
+        ({"versions": {"larstore": "2.1.0.dev3"}}, "2.1.0.dev3"),
+        ({"versions": {"larstore": "2'; rm -r x"}}, None),
+        ({"versions": {"larstore": [2]}}, None),
+        ({"versions": "2"}, None),
+    ]:
+        root.attributes["provenance"] = provenance
+        (small / "zarr.json").write_bytes(root.sealed())
+        with pytest.raises(StoreError, match="format version 2, this larstore reads up to 1") as error:
+            larstore.open(small)
+        wanted = "--upgrade larstore" if version is None else f"'larstore>={version}'"
+        assert str(error.value).endswith(f". Fix: pip install {wanted}")
+
+
+@pytest.mark.parametrize("version", [0, -1, True, 1.0, "1", None])
+def test_what_is_no_format_version(small, version):
+    root = read_root(small)
+    root.attributes["format_version"] = version
+    (small / "zarr.json").write_bytes(root.sealed())
+    with pytest.raises(DamageError, match="format_version"):
         larstore.open(small)
 
 

@@ -1,11 +1,17 @@
 """A byte that changed on disk is reported or makes no difference, wherever it lies and whichever way one reads."""
 
+import importlib.util
+import shutil
+
+import fsspec
 import numpy as np
 import pytest
 import xarray as xr
 
 import larstore
 from larstore.errors import LarstoreError
+from larstore.format import TRUTH_COLUMNS
+from larstore.maintenance import copy_images
 from larstore.provenance import provenance_of
 from larstore.testing import add_images, make_geometry, make_image
 from tests.store.whole_stores import add_scores, make_good
@@ -15,12 +21,21 @@ DOCUMENT = "zarr.json"
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """Two images with a prediction; without truth columns and pixels, of which the code is the same."""
-    path = tmp_path_factory.mktemp("tiny") / "run.zarr"
+    """Two images with a prediction."""
+    return make_tiny(tmp_path_factory.mktemp("tiny") / "run.zarr")
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    """The same with pixels and all truth columns."""
+    return make_tiny(tmp_path_factory.mktemp("full") / "run.zarr", truth_columns=tuple(TRUTH_COLUMNS), pixels=True)
+
+
+def make_tiny(path, **settings):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("larstore.creation.TABLE_ROWS", 8)  # of a column's chunk, else most time goes into empty rows
-        larstore.create(path, geometry=make_geometry(n_wires=1), provenance={}, shard_rows=16, chunk_rows=8)
-    add_images(path, [make_image(0, 0, 1, 12), make_image(0, 1, 1, 6)])
+        larstore.create(path, geometry=make_geometry(n_wires=1), provenance={}, shard_rows=16, chunk_rows=8, **settings)
+    add_images(path, [make_image(0, 0, 1, 12, **settings), make_image(0, 1, 1, 6, **settings)])
     return add_scores(path, lambda image: np.arange(len(image), dtype=np.float32))
 
 
@@ -59,6 +74,59 @@ def lazy(store, part):
     return {str(name): found[name].values.tobytes() for name in found.variables if name != "image"}
 
 
+def tree(store, part):
+    """All arrays that xarray finds, at the root and in each group."""
+    found = xr.open_datatree(str(store.path), engine="larstore")
+    return {
+        f"{node.path}/{name}": node[name].values.tobytes()
+        for node in found.subtree
+        for name in node.variables
+        if name != "image"
+    }
+
+
+def awkward(store, part):
+    return part.to_awkward().tolist()
+
+
+def pieces(store, part):
+    if not store.root.pixels:
+        return None
+    return [[each.tobytes() for each in piece] for image in part for piece in image.pixel_pieces(8)]
+
+
+def stream(store, part):
+    from train import ImageStream
+
+    batches = ImageStream(part, batch_size=1, seed=1)
+    return [{k: v.numpy().tobytes() if hasattr(v, "numpy") else v for k, v in batch.items()} for batch in batches]
+
+
+def at_url(store, part):
+    """The same files in memory, read as those of a server are."""
+    filesystem, url = fsspec.filesystem("memory"), "memory://larstore-every-byte/run.zarr"
+    try:
+        for file in store_files(store.path):
+            filesystem.pipe(f"/larstore-every-byte/run.zarr/{file.relative_to(store.path)}", file.read_bytes())
+        found = larstore.open(url)
+        return together(found, found.select()), found.geometry.hash, found.inputs.to_csv()
+    finally:
+        filesystem.rm("/larstore-every-byte", recursive=True)
+
+
+def copied(store, part):
+    target = store.path.with_name("copy.zarr")
+    try:
+        new = copy_images(part, target)
+        return together(new, new.select()), new.geometry.hash, new.inputs.to_csv()
+    finally:
+        shutil.rmtree(target, ignore_errors=True)
+
+
+def difference(store, part):
+    return larstore.diff(store.path.with_name("good.zarr"), store)
+
+
 WAYS = {
     "open": lambda store, part: (repr(store), store.attributes, store.predictions),
     "index": lambda store, part: store.index.to_csv(),
@@ -72,28 +140,35 @@ WAYS = {
     "pandas": lambda store, part: (part.to_pandas().to_csv(), part.to_pandas("truth").to_csv()),
     "lazy": lazy,
 }
-READING = ("images", "together", "pandas")
+FURTHER_WAYS = {"tree": tree, "pieces": pieces, "diff": difference, "url": at_url, "copy": copied}
+if importlib.util.find_spec("awkward"):
+    FURTHER_WAYS["awkward"] = awkward
+if importlib.util.find_spec("torch"):
+    FURTHER_WAYS["stream"] = stream
+EVERY_WAY = WAYS | FURTHER_WAYS
+READING = ("images", "together", "pandas", *FURTHER_WAYS)
 
 
-def look(path):
+def look(path, ways=EVERY_WAY):
     """What each way gives, or the error that it raises; anything but a LarstoreError is let through.
 
     Those that read arrays open the store anew: none finds what another one decoded.
     """
     seen, store = {}, None
-    for name, way in WAYS.items():
+    for name in ways:
         try:
             store = larstore.open(path) if store is None or name in READING else store
+            way = EVERY_WAY[name]
             seen[name] = way(store, store.select())
         except LarstoreError as error:
             seen[name] = error
     return seen
 
 
-def compare(expected, path, what):
+def compare(expected, path, what, ways=EVERY_WAY):
     """Whether anything was reported. Values that differ from the good store's are an error here."""
     reported = False
-    for name, value in look(path).items():
+    for name, value in look(path, ways).items():
         if isinstance(value, LarstoreError):
             assert "\n" not in str(value), (what, name)
             assert "Fix:" in str(value), (what, name)
@@ -117,13 +192,13 @@ def store_files(path):
     return sorted(file for file in path.rglob("*") if file.is_file() and ".larstore" not in file.parts)
 
 
-def flip(path, file, at, mask, verified=True):
+def flip(path, file, at, mask, verified=True, ways=EVERY_WAY):
     """Flip bits of a byte, compare, and put it back; whether anything was reported. ``verified``: by verify as well."""
     data = file.read_bytes()
     what = f"{file.relative_to(path)} byte {at} of {len(data)} xor {mask}"
     file.write_bytes(data[:at] + bytes([data[at] ^ mask]) + data[at + 1 :])
     try:
-        reported = compare(EXPECTED[path], path, what)
+        reported = compare(EXPECTED[path], path, what, ways)
         if verified:
             expect_verified(path, reported, what)
     finally:
@@ -135,7 +210,9 @@ EXPECTED = {}  # path -> what the good store gives
 
 
 def ready(path):
-    EXPECTED.setdefault(path, look(path))
+    if path not in EXPECTED:
+        shutil.copytree(path, path.with_name("good.zarr"))
+        EXPECTED[path] = look(path)
     assert not [value for value in EXPECTED[path].values() if isinstance(value, LarstoreError)]
     return path
 
@@ -150,28 +227,58 @@ def sampled(path, n, seed):
 
 def test_bits_of_all_files(tiny):
     ready(tiny)
-    reported = [flip(tiny, *place) for place in sampled(tiny, 40, seed=0)]
+    reported = [flip(tiny, *place, ways=some_ways(n)) for n, place in enumerate(sampled(tiny, 40, seed=0))]
     assert sum(reported) > 10
+
+
+def test_bits_of_pixels_and_truth_columns(full):
+    ready(full)
+    files = [file for file in store_files(full) if file.relative_to(full).parts[0] in ("pixels", "truth")]
+    files = [file for file in files if file.name != DOCUMENT]
+    for n, file in enumerate(files):
+        assert flip(full, file, n % file.stat().st_size, 1 << n % 8, verified=n % 4 == 0, ways=some_ways(n))
+
+
+def some_ways(n):
+    """The ways that take little time, and one of the others in turn."""
+    further = list(FURTHER_WAYS)
+    return [*WAYS, further[n % len(further)]]
 
 
 PARTS = ("geometry", "index", "predictions", "truth", "voxels", "failures", "inputs", DOCUMENT)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("part", PARTS)
 def test_every_byte(tiny, part):
-    """One mask a byte. Documents in samples: the root's bytes have a test of their own, the others' nobody reads."""
-    ready(tiny)
-    rng = np.random.default_rng(PARTS.index(part))
+    check_bytes(tiny, part, step=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("part", ["index", "predictions", "truth", "voxels", "pixels"])
+def test_every_eighth_byte_with_pixels_and_truth_columns(full, part):
+    check_bytes(full, part, step=8)
+
+
+def check_bytes(path, part, step):
+    """One mask a byte. Documents in samples: the root's bytes have a test of their own, the others' nobody reads.
+
+    Each byte is read by all the short ways and by one of the others in turn; each eighth one by all of them.
+    """
+    ready(path)
+    rng = np.random.default_rng(len(part))
     reported, data_bytes = 0, 0
-    for file in (file for file in store_files(tiny) if file.relative_to(tiny).parts[0] == part):
-        places = np.arange(file.stat().st_size)
+    for file in (file for file in store_files(path) if file.relative_to(path).parts[0] == part):
+        places = np.arange(int(rng.integers(step)), file.stat().st_size, step)
         if file.name == DOCUMENT:
-            places = rng.choice(places, 100 if file.parent == tiny else 3, replace=False)
+            places = rng.choice(np.arange(file.stat().st_size), 100 if file.parent == path else 3, replace=False)
         else:
             data_bytes += len(places)
-        for at in places.tolist():
-            reported += flip(tiny, file, at, int(rng.integers(1, 256)), verified=at % 8 == 0)
+        for n, at in enumerate(places.tolist()):
+            ways = EVERY_WAY if n % 8 == 0 else some_ways(n)
+            reported += flip(path, file, at, int(rng.integers(1, 256)), verified=n % 8 == 0, ways=ways)
     assert reported >= data_bytes  # no byte of data is free of a checksum
 
 
@@ -179,7 +286,7 @@ def test_every_byte(tiny, part):
 def test_bits_of_a_larger_store(large):
     ready(large)
     places = enumerate(sampled(large, 320, seed=2))
-    reported = [flip(large, *place, verified=number % 4 == 0) for number, place in places]
+    reported = [flip(large, *place, verified=n % 4 == 0, ways=some_ways(n)) for n, place in places]
     assert sum(reported) > 100
 
 
@@ -194,7 +301,7 @@ def test_a_file_that_is_gone_or_cut(tiny, what):
                 file.unlink()
             else:
                 file.write_bytes({"emptied": b"", "cut": data[: len(data) // 2], "longer": data + b"\0"}[what])
-            assert compare(EXPECTED[tiny], tiny, f"{file} {what}")
+            assert compare(EXPECTED[tiny], tiny, f"{file} {what}", some_ways(len(str(file))))
             assert not larstore.verify(tiny).ok, file
             file.write_bytes(data)
     assert larstore.verify(tiny).ok

@@ -8,19 +8,20 @@ import errno
 import os
 import re
 import shutil
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import pytest
 
 import larstore
 from larstore import fs, locks
-from larstore.errors import LarstoreError, LockedError, StoreError
+from larstore.errors import DamageError, LarstoreError, LockedError, StoreError, UnreadableError
 from larstore.locks import Lock
 from larstore.maintenance import copy_images
 from larstore.records import Failure, InputFile
+from larstore.repairing import repair
 from larstore.testing import add_images, make_image
 from larstore.unlocking import unlock
-from tests.store.crash_scenarios import new_store, predict
+from tests.store.crash_scenarios import CHECKPOINT, new_store, predict
 
 ERRORS = [errno.ENOSPC, errno.EIO, errno.EACCES, errno.EROFS, errno.ENOENT]
 NEW = [make_image(1, 0, 1, 20, input="b"), make_image(0, 0, 1, 30, input="b")]
@@ -222,30 +223,73 @@ def test_a_file_system_without_hard_links_is_named(tmp_path, monkeypatch, code):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", [".larstore", "voxels", "voxels/coords", "index", "zarr.json", "."])
-def test_a_directory_deleted_under_a_writer(name, made, tmp_path):
+@contextmanager
+def images_to_commit(path):
+    """Blocks are written; what commits them."""
+    with larstore.StoreWriter(path) as writer:
+        receipt = larstore.write_block(path, writer.reserve(2), NEW)
+        yield lambda: writer.commit([receipt])
+
+
+@contextmanager
+def scores_to_commit(path):
+    """Scores are written; what commits them."""
+    with larstore.PredictionWriter(path, "p", CHECKPOINT) as writer:
+        for shard, images in writer.groups(larstore.open(path).select()):
+            writer.write(shard, [(image, image.charge[:, 0]) for image in images])
+        yield writer.commit
+
+
+@pytest.mark.parametrize(
+    ("prepared", "name"),
+    [
+        *((images_to_commit, name) for name in (".larstore", "voxels", "voxels/coords", "index", "zarr.json", ".")),
+        *((scores_to_commit, name) for name in (".larstore", "predictions", "predictions/p/score", "zarr.json", ".")),
+        (scores_to_commit, "predictions/p/score/c/0"),
+    ],
+)
+def test_a_directory_deleted_under_a_writer(prepared, name, made, tmp_path):
     path = shutil.copytree(made, tmp_path / "a.zarr")
     outcome = None
     try:
-        with larstore.StoreWriter(path) as writer:
-            receipt = larstore.write_block(path, writer.reserve(2), NEW)
+        with prepared(path) as commit:
             gone = path / name
             shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
-            writer.commit([receipt])
+            commit()
     except StoreError as error:
         outcome = str(error)
     assert outcome is not None
     assert re.search(r"^/[^\n]*\. Fix: [^\n]*$", outcome), outcome
     assert str(path) in outcome
+    if name.startswith("predictions"):
+        assert same(path, made)
 
 
-def assert_verify_tells(path):
+def test_scores_that_changed_are_not_committed(made, tmp_path):
+    path = shutil.copytree(made, tmp_path / "a.zarr")
+    with scores_to_commit(path) as commit:
+        shard = path / "predictions/p/score/c/0"
+        data = shard.read_bytes()
+        shard.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        with pytest.raises(DamageError, match=r"score/c/0: .*differ from what was written"):
+            commit()
+        shard.write_bytes(data)
+        commit()
+    assert larstore.verify(path).ok
+
+
+def unread(path):
+    """What verify says of a store of which some files cannot be read, and repair: nothing is taken for damage."""
     try:
         report = larstore.verify(path)
-    except StoreError as error:
-        assert "Permission denied" in str(error)  # noqa: PT017 - it may be raised or reported
-    else:
-        assert "Permission denied" in " ".join([*map(str, report.problems), *report.notes])
+    except UnreadableError as error:
+        return [str(error)]
+    assert report.unreadable == report.problems
+    if report.problems:
+        with pytest.raises(UnreadableError, match=r"cannot be repaired: .*Fix: make it readable") as error:
+            repair(path, path.with_name("mended.zarr"))
+        assert "\n" not in str(error.value)
+    return [*map(str, report.problems), *report.notes]
 
 
 def test_a_directory_that_cannot_be_read(made, tmp_path):
@@ -259,6 +303,7 @@ def test_a_directory_that_cannot_be_read(made, tmp_path):
     writers = [append, predict]
     cases = {path: [*writers, unlocked], path / ".larstore": [*writers, unlocked]}
     cases |= {path / "voxels": writers, path / "index" / "file": writers}
+    cases |= {path / "voxels" / "charge" / "c": [], path / "zarr.json": writers}
     for closed, actions in cases.items():
         mode = closed.stat().st_mode
         closed.chmod(0o700)
@@ -268,6 +313,8 @@ def test_a_directory_that_cannot_be_read(made, tmp_path):
                 with pytest.raises(StoreError, match=r"^/\S+: .*Permission denied\)?\. Fix: ") as error:
                     action(path)
                 assert "\n" not in str(error.value)
+            said = unread(path)
+            assert any("Permission denied" in line for line in said), (closed, said)
         finally:
             os.seteuid(0)
             closed.chmod(mode)

@@ -119,7 +119,7 @@ def test_truth_columns_of_either(tmp_path):
         ({"tiling": {"new": 1}}, r"tiling\.new = 1, .*a\.zarr has None"),
         ({"downsample": (4, 4, 4)}, r"voxel_mm = \[3\.2"),
         ({"units": "adc"}, r"units = adc, .*a\.zarr has electrons"),
-        ({"tpcs": (1,)}, r"geometry_hash = \w+, .*a\.zarr has \w+"),
+        ({"tpcs": (1,)}, r"b\.zarr: has another geometry than .*a\.zarr: TPCs: \[1\], \[1, 2\]\."),
         ({"planes": ("a", "b", "w")}, r"planes = \['a', 'b', 'w'\]"),
         ({"pixels": True}, r"pixels kept = True, .*a\.zarr has False"),
     ],
@@ -130,6 +130,49 @@ def test_other_settings_are_refused(tmp_path, options, says):
     with pytest.raises(StoreError, match=says + r".*Fix:"):
         merge([a, a, b], tmp_path / "c.zarr")
     assert sorted(os.listdir(tmp_path)) == ["a.zarr", "b.zarr"]
+
+
+def wire(name, row, value):
+    def change(geometry):
+        geometry.wires[name][row] = value
+
+    return change
+
+
+def frame(**values):
+    def change(geometry):
+        geometry.tpcs[2] = geometry.tpcs[2].model_copy(update=values)
+
+    return change
+
+
+def fewer_wires(geometry):
+    for name, column in geometry.wires.items():
+        geometry.wires[name] = column[:-1]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (frame(anode_x_mm=-99.5), r"anode_x_mm of TPC 2: -99\.5, -100\.0"),
+        (frame(drift_speed_mm_us=None), r"drift_speed_mm_us of TPC 2: None, 1\.6"),
+        (fewer_wires, "number of wire segments: 47, 48"),
+        (wire("channel", 5, 99), "channel of wire segment 5: 99, 5"),
+        (wire("tail", (7, 2), 1.5), r"tail of wire segment 7: \[-100\.0, 0\.0, 1\.5\], \[-100\.0, 0\.0, 35\.0\]"),
+    ],
+)
+def test_another_geometry_is_told(tmp_path, change, says):
+    a = make(tmp_path / "a.zarr", [])
+    geometry = make_geometry((1, 2))
+    assert geometry.difference(make_geometry((1, 2))) is None
+    change(geometry)
+    b = tmp_path / "b.zarr"
+    larstore.create(b, geometry=geometry, provenance={"tiling": {"threshold": 3.0}}, **SMALL)
+    with pytest.raises(
+        StoreError, match=rf"b\.zarr: has another geometry than \S+a\.zarr: {says}\. Fix: merge"
+    ) as error:
+        merge([a, b], tmp_path / "c.zarr")
+    assert "hash" not in str(error.value)
 
 
 def test_charges_of_other_rounding_are_refused(tmp_path):

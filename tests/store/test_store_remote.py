@@ -15,12 +15,14 @@ import xarray as xr
 from typer.testing import CliRunner
 
 import larstore
-from larstore import store_cli
-from larstore.errors import DamageError, StoreError
+from larstore import maintenance_cli, store_cli
+from larstore.cleaning import clean, removable
+from larstore.errors import DamageError, StoreError, UnreadableError
 from larstore.locations import local_path, place_of
-from larstore.maintenance import compact, copy_images
+from larstore.maintenance import copy_images
 from larstore.provenance import provenance_of
 from larstore.testing import make_geometry, make_store
+from larstore.unlocking import unlock
 from tests.store.range_server import serving
 from tests.store.whole_stores import add_scores
 
@@ -187,7 +189,7 @@ def test_a_server_that_refuses(server, status):
     with pytest.raises(StoreError) as error:
         larstore.open(server.url("run.zarr"))
     assert str(status) in one_line(error)
-    with pytest.raises(DamageError) as error:
+    with pytest.raises(UnreadableError) as error:
         _ = store.index
     assert str(status) in one_line(error)
 
@@ -201,7 +203,7 @@ def test_a_server_without_ranges_is_refused_not_misread(server):
     store = larstore.open(server.url("run.zarr"))
     image = store.image(0, 0, 1)
     server.mode = "whole"
-    with pytest.raises(DamageError) as error:
+    with pytest.raises(UnreadableError) as error:
         _ = image.coords
     assert "the server knows no range requests" in one_line(error)
 
@@ -244,6 +246,18 @@ def test_commands_read_a_url(server, folder, command, option):
     assert found[0] == found[1]
 
 
+def test_compact_and_repair_read_a_url(server, folder, tmp_path):
+    app = typer.Typer()
+    maintenance_cli.register(app)
+    url = server.url("run.zarr")
+    done = CliRunner().invoke(app, ["compact", url, "-o", str(tmp_path / "a.zarr")])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines()[1].endswith(" bytes now; how many it had at the URL is not known")
+    assert CliRunner().invoke(app, ["repair", url, "-o", str(tmp_path / "b.zarr")]).exit_code == 0
+    for name in ("a.zarr", "b.zarr"):
+        assert larstore.diff(folder / "run.zarr", tmp_path / name) == []
+
+
 def test_writers_refuse_a_url(server, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     url = server.url("run.zarr")
@@ -254,9 +268,12 @@ def test_writers_refuse_a_url(server, tmp_path, monkeypatch):
         lambda: larstore.PredictionWriter(url, "other", {"checkpoint_sha256": "a"}),
         lambda: local_path(place_of(url)),
         lambda: copy_images(larstore.open(url).select(), f"{url}2"),
-        lambda: compact(url, tmp_path / "new.zarr"),
+        lambda: list(unlock(Path(url))),  # as the command line has it, with one slash
+        lambda: clean(Path(url)),
+        lambda: removable(Path(url)),
     ):
         with pytest.raises(StoreError) as error:
             write()
+        assert f"{url}" in one_line(error)
         assert "a URL can only be read" in one_line(error)
     assert list(tmp_path.iterdir()) == []

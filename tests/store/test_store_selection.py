@@ -102,6 +102,14 @@ def test_query_and_function_see_what_the_other_conditions_leave(store):
     assert keys(store.select(files=(1, 1), query="voxel_count == voxel_count.max()")) == [(1, 2, 5)]
 
 
+@pytest.mark.parametrize("name", ["index", "ilevel_0", "columns", "level_0", "nothing"])
+def test_a_query_knows_columns_only(store, name):
+    with pytest.raises(StoreError, match=rf"name '{name}' is not defined\. Fix: use the columns file, event, tpc"):
+        store.select(query=f"{name} > 3")
+    with pytest.raises(StoreError, match="Fix: use the columns"):
+        store.select(query=f"voxel_count > 0 and {name} > 3")
+
+
 def test_a_mask_is_of_the_images_that_are_selected_from(store):
     part = store.select(tpcs=[5])
     mask = np.arange(len(part)) % 2 == 0
@@ -158,7 +166,7 @@ def test_the_repr_tells_how_it_was_chosen(store):
         ({"files": (1, 2, 3)}, r"select\(files=\(1, 2, 3\)\): Fix: give an inclusive range"),
         ({"query": 3}, r"select\(query=3\): int is no text. Fix: use the columns file"),
         ({"query": "1 > 0"}, r"is not true or false for each image. Fix: use the columns"),
-        ({"query": "tpc == @np.int64(5)"}, r"select\(query='tpc == @np.*not defined.*Fix: use the columns"),
+        ({"query": "tpc == @np.int64(5)"}, r"select\(query='tpc == @np.*prefix is not allowed.*Fix: use the columns"),
         ({"query": "file = 3"}, r"select\(query='file = 3'\): .*Fix: use the columns"),
         ({"query": ""}, r"select\(query=''\): .*Fix: use the columns"),
     ],

@@ -20,6 +20,9 @@ from larstore.testing import add_images, make_geometry, make_image
 
 ALL = tuple(TRUTH_COLUMNS)
 KEYS = [(0, 0, 1), (0, 1, 1), (0, 2, 1)]
+SHARDS = dict(zip(KEYS, ([0], [0, 1], [1]), strict=True))  # of voxels
+PIXELS = ("pixels/coords", "pixels/charge", "pixels/live")  # 40 of each image
+PIXEL_SHARDS = [0, 1]
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +101,7 @@ def only(path, **options):
         ("point_count", put(2, 1000), "point rows outside the arrays'", [KEYS[2]]),
         ("truth_columns", put(1, 8), "names a truth column that the store lacks", [KEYS[1]]),
         ("input", put(2, 1), "names an input that inputs/ does not hold", [KEYS[2]]),
+        ("input", put(1, -2), "names an input that inputs/ does not hold", [KEYS[1]]),
     ],
 )
 def test_the_index_against_the_arrays(path, column, change, what, images):
@@ -148,7 +152,17 @@ def test_content_against_the_rules(path, array, change, what, images):
     assert larstore.verify(path, fast=True).ok
     problem = only(path)
     assert what in problem.what
-    assert (problem.array, problem.shard, problem.images) == (array, None, images)
+    shards = SHARDS[images[0]] if array.startswith("voxels") else PIXEL_SHARDS if array in PIXELS else [0]
+    named = f"shard {shards[0]}, " if len(shards) == 1 else f"shards {shards[0]} to {shards[-1]}, "
+    assert f"/{array}: {named}" in problem.what
+    assert (problem.array, problem.shard, problem.images) == (array, shards[0], images)
+
+
+def test_sums_of_no_rows_name_no_shard(path):
+    """The index claims a sum of an image without voxels: no shard can be to blame."""
+    edit_column(path, "voxel_count", put(2, 0))
+    problems = [p for p in larstore.verify(path).problems if p.array == "voxels/charge"]
+    assert [(p.shard, p.images) for p in problems] == [(None, KEYS[2:])]
 
 
 @pytest.mark.parametrize("change", ["longer", "shards", "done", "gone"])
@@ -223,7 +237,6 @@ def test_json_says_all(path):
         assert (found["ok"], found["fast"], found["images"], found["voxels"]) == (ok, ok, 3, 60)
         assert len(found["notes"]) == 1
     found = json.loads(CliRunner().invoke(app, ["verify", str(path), "--json"]).stdout)["problems"]
-    assert [{**problem, "what": ""} for problem in found] == [
-        {"what": "", "array": "voxels/live", "shard": 0, "chunks": [[0, 0]], "images": [[0, 0, 1]]}
-    ]
+    place = {"array": "voxels/live", "shard": 0, "chunks": [[0, 0]], "images": [[0, 0, 1]], "unreadable": False}
+    assert [{**problem, "what": ""} for problem in found] == [{"what": "", **place}]
     assert "Fix" not in found[0]["what"]
