@@ -86,7 +86,7 @@ def tree(store, part):
 
 
 def awkward(store, part):
-    return part.to_awkward().tolist()
+    return repr(part.to_awkward().tolist())  # not predicted is NaN, which equals nothing
 
 
 def pieces(store, part):
