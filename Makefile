@@ -44,6 +44,7 @@ bench-docs: venv
 	$(BIN)/python -m tests.benchmarks.bench_store --docs docs
 	$(BIN)/python -m tests.benchmarks.bench_index --docs docs
 	$(BIN)/python -m tests.benchmarks.bench_run --docs docs --units 1000000
+	$(BIN)/python -m tests.benchmarks.bench_sparse --docs docs
 
 clean:
 	rm -rf $(VENV) build *.egg-info $(DEMO_DIR)

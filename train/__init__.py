@@ -5,8 +5,8 @@ from importlib import import_module
 from typing import Any
 
 # Read when torch is loaded. OpenMP threads of torch and of numba that wait awake take the cores from each other (10 ×
-# slower); to be woken for every kernel costs 15 %. So they wait awake for some 40 µs, from one kernel to the next.
-os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+# slower); to be woken for every kernel costs 15 %. So they wait awake for some 0.1 ms, from one kernel to the next.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ.setdefault("KMP_BLOCKTIME", "1")
 
 # Loaded on first use: `larstore --help` must not import torch.

@@ -10,7 +10,7 @@ import pytest
 from fsspec.registry import _registry
 
 import larstore
-from larstore.errors import DamageError, StoreError
+from larstore.errors import DamageError, StoreError, UnreadableError
 from larstore.locations import place_of
 from larstore.testing import make_store
 from tests.store.range_server import serving
@@ -78,7 +78,7 @@ def test_a_server_that_refuses(server, registered, where, status):
         larstore.open(url, options)
     assert str(status) in one_line(error)
     assert "Debug source" not in str(error.value)
-    with pytest.raises(DamageError) as error:
+    with pytest.raises(UnreadableError) as error:
         _ = image.coords
     assert str(status) in one_line(error)
 
@@ -87,7 +87,7 @@ def test_a_server_without_ranges_is_refused(server, registered):
     url, options = s3(server)
     image = larstore.open(url, options).image(1, 0, 1)
     server.mode = "whole"
-    with pytest.raises(DamageError) as error:
+    with pytest.raises(UnreadableError) as error:
         _ = image.coords
     assert "cannot be read" in one_line(error)
 

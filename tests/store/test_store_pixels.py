@@ -150,8 +150,8 @@ def test_damage_is_reported_with_its_images(store, name):
 def test_verify_adds_up_pixels_and_points(tmp_path):
     image = make_image(pixels=True)
     for change, words in (
-        ({"charge": image.pixels.charge * np.float32(1.001)}, "pixels/charge: sums differ"),
-        ({"truth_value": image.pixels.truth_value * 1.001}, "pixels/truth_value: sum differs"),
+        ({"charge": image.pixels.charge * np.float32(1.001)}, "pixels/charge: shard 1, sums differ"),
+        ({"truth_value": image.pixels.truth_value * 1.001}, "pixels/truth_value: shard 1, sum differs"),
     ):
         path = make_store(tmp_path / f"{len(words)}.zarr", 1, 0, pixels=True)
         add_images(path, [replace(image, pixels=replace(image.pixels, **change))])

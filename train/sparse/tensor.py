@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,6 +16,7 @@ from train.sparse import rule_kernels
 
 Coords = npt.NDArray[np.int64]
 Triple = tuple[int, int, int]
+WIDEST = 64  # radius of a filter, for which keys have room
 Convolve = Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]
 
 
@@ -99,6 +101,9 @@ def sort_sites(coords: torch.Tensor, size: Triple) -> tuple[Sites, torch.Tensor 
             f"{n_outside} of {len(rows)} voxels lie outside the spatial size {list(size)}, the first at "
             f"x, y, z, event = {rows[first].tolist()}. Fix: enlarge spatial_size in the model's settings"
         )
+    events = int(rows[:, 3].max(initial=0)) + 1
+    if events * math.prod(n + 2 * WIDEST for n in size) >= 2**62:
+        raise InputError(f"spatial size {list(size)} × {events} events: more cells than 2^62. Fix: fewer of them")
     keys = encode(rows, size, 0)
     if (keys[1:] > keys[:-1]).all():  # as a store has them
         return Sites(rows, size), None
