@@ -58,6 +58,7 @@ class _Run:
     first_epoch: int
     n_planes: int
     remarks: list[str]
+    backend: str
 
 
 def fit(
@@ -99,6 +100,7 @@ def _prepare(config: Config, resume: bool, epoch: int | None) -> _Run:
     config = with_inputs(with_planes(config, planes), len(planes))
     torch.manual_seed(config.seed)
     module = ImageModule(config, count_steps(train_loader.stream, config.train.n_epochs))
+    backend = use_backend(module.model, config.train.backend, device_of(config), training=True)
     first_epoch = 0
     remarks: list[str] = []
     if checkpoint is not None:
@@ -111,7 +113,7 @@ def _prepare(config: Config, resume: bool, epoch: int | None) -> _Run:
         remarks = other_versions(content["larstore"]["versions"])
     elif config.train.transfer is not None:
         remarks = [_transfer(module.model, config, config.train.transfer)]
-    return _Run(config, folder, module, train_loader, valid_loader, checkpoint, first_epoch, n_planes, remarks)
+    return _Run(config, folder, module, train_loader, valid_loader, checkpoint, first_epoch, n_planes, remarks, backend)
 
 
 def _train(run: _Run, threads: int, progress: bool) -> FitResult:
@@ -132,7 +134,7 @@ def _train(run: _Run, threads: int, progress: bool) -> FitResult:
         run.first_epoch,
         config.train.n_epochs - 1,
     )
-    log.info(use_backend(run.module.model, config.train.backend, device_of(config)))
+    log.info(run.backend)
     if isinstance(run.module.model, SparseCellNet):
         for line in str(describe(run.module.model, first_coords(run.train_loader.stream))).splitlines():
             log.info("network: %s", line)

@@ -1,9 +1,12 @@
 """The real sparse network in the real training: it learns a small store, and repeats itself bit for bit."""
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 
 import larstore
+from larstore.errors import ConfigError
 from train.checkpoint import load_checkpoint
 from train.config import make_config
 from train.fitting import fit
@@ -64,6 +67,24 @@ def test_learns_repeats_and_predicts(store, tmp_path):
     for image in larstore.open(store).select():
         score = image.score("net")
         assert 0 <= score.min() < score.max() <= 1
+
+
+def test_the_number_of_threads_changes_no_bit(store, tmp_path):
+    results = []
+    for threads in (1, 2):
+        out = tmp_path / str(threads)
+        results.append(fit(settings(store, out, n_epochs=2, threads=threads)))
+        assert "backend native on cpu, numba kernels (auto: on cpu)" in (out / "out_0.log").read_text()
+    a, b = (load_checkpoint(result.checkpoint)["state_dict"] for result in results)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_backend_that_does_not_train_here_is_refused_before_a_run_is_made(store, tmp_path):
+    if find_spec("spconv") is None:
+        pytest.skip("package spconv is not installed")
+    with pytest.raises(ConfigError, match=r"backend spconv: it trains on CUDA only, on cpu it infers"):
+        fit(settings(store, tmp_path / "run", backend="spconv"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_charge_network_learns(store, tmp_path):

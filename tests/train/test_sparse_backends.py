@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from larstore.errors import ConfigError
-from train.sparse import native, rulebook
+from train.models import build_model
+from train.sparse import backends, native, rulebook
 from train.sparse.adapters import import_package, nothing_meets
 from train.sparse.spconv import from_spconv, refuse_what_it_lacks, to_spconv
 from train.sparse.tensor import sort_sites
@@ -289,3 +290,52 @@ def test_nothing_meets_has_zero_gradients():
     out.sum().backward()
     assert not features.grad.any()
     assert not weight.grad.any()
+
+
+NET = {"name": "cellnet", "spatial_size": 16, "nChannels": 4, "nStrides": 2, "n_2D": 0, "downsample_t": [2, 2]}
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "spconv_is_there", "line"),
+    [
+        ("auto", "cpu", True, "backend native on cpu, numba kernels (auto: on cpu)"),
+        ("auto", "cuda", True, "backend spconv on cuda (auto: it is installed, and fast on a GPU)"),
+        (
+            "auto",
+            "cuda",
+            False,
+            "backend native on cuda, torch operations (auto: spconv, which is faster on a GPU, is not",
+        ),
+        ("native", "cpu", True, "backend native on cpu, numba kernels (as asked for)"),
+    ],
+)
+def test_a_backend_is_chosen_with_a_reason(name, device, spconv_is_there, line, monkeypatch):
+    monkeypatch.setattr(backends, "find_spec", lambda package: spconv_is_there or None)
+    model = build_model(NET)
+    assert backends.use_backend(model, name, device).startswith(line)
+    taken = "spconv" if "backend spconv" in line else "native"
+    assert model.sparseModel[0].convolve is importlib.import_module(f"train.sparse.{taken}").convolve
+
+
+def test_a_backend_that_cannot_be_is_refused(monkeypatch):
+    model = build_model(NET)
+    with pytest.raises(ConfigError, match=r"backend: 'cudnn' is unknown. Fix: auto, native, spconv, sparseconvnet"):
+        backends.use_backend(model, "cudnn", "cpu")
+    monkeypatch.setattr(backends, "find_spec", lambda package: None)
+    with pytest.raises(ConfigError, match=r"the package spconv is not installed. Fix: install it, or backend: native"):
+        backends.use_backend(model, "spconv", "cpu")
+    monkeypatch.setattr(backends, "find_spec", lambda package: True)
+    with pytest.raises(ConfigError, match=r"it trains on CUDA only, on cpu it infers. Fix: backend: native"):
+        backends.use_backend(model, "spconv", "cpu", training=True)
+
+
+def test_a_network_infers_alike_with_spconv():
+    installed("spconv")
+    torch.manual_seed(0)
+    model = build_model(NET).eval()
+    coords = torch.from_numpy(random_coords(4, 300, (16, 16, 16)))
+    features = torch.randn(len(coords), 3)
+    with torch.no_grad():
+        expected = model(coords, features)
+        backends.use_backend(model, "spconv", "cpu")
+        torch.testing.assert_close(model(coords, features), expected, **CLOSE)

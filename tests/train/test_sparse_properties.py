@@ -52,53 +52,70 @@ def as_dense_weight(weight: torch.Tensor, filter_size) -> torch.Tensor:
     return weight.squeeze(1).permute(2, 1, 0).reshape(weight.shape[3], weight.shape[2], *filter_size)
 
 
-@settings(deadline=None, max_examples=25)
-@given(
-    st.integers(0, 10**6),
-    st.integers(0, 150),
-    st.sampled_from([(3, 3, 3), (1, 3, 3), (3, 1, 1), (5, 3, 1), (5, 5, 5)]),
-    st.sampled_from([(3, 5), (8, 16), (4, 20)]),
-)
-def test_submanifold_equals_dense(seed, n, filter_size, channels):
+def assert_same_with_gradients(found, expected, leaves, seed):
+    """Two results of the same leaves: values, and gradients of all leaves for the same random gradient."""
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     torch.manual_seed(seed)
-    coords = sites_of(seed, n)
-    features = torch.randn(len(coords), channels[0])
-    layer = layers.SubmanifoldConvolution(*channels, filter_size)
-    x = layers.InputLayer(SIZE)(coords, features)
-    found = layers.OutputLayer()(layer(x))
-    padding = tuple(f // 2 for f in filter_size)
-    expected = functional.conv3d(dense(coords, features), as_dense_weight(layer.weight, filter_size), padding=padding)
-    torch.testing.assert_close(found, at(expected, coords), rtol=1e-4, atol=1e-4)
+    gradient = torch.randn(found.shape)
+    results = [torch.autograd.grad(out, leaves, gradient, retain_graph=True) for out in (found, expected)]
+    for one, two in zip(*results, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=2e-4)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=40)
 @given(
     st.integers(0, 10**6),
     st.integers(0, 150),
-    st.sampled_from([((2, 2, 2), (2, 2, 2)), ((4, 2, 2), (4, 2, 2)), ((1, 2, 2), (1, 2, 2)), ((3, 2, 2), (2, 2, 1))]),
+    st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(1, 5)),
+    st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    st.integers(1, 4),
 )
-def test_strided_and_transposed_equal_dense(seed, n, how):
+def test_submanifold_equals_dense(seed, n, filter_size, channels, events):
+    torch.manual_seed(seed)
+    coords = sites_of(seed, n, events)
+    features = torch.randn(len(coords), channels[0], requires_grad=True)
+    layer = layers.SubmanifoldConvolution(*channels, filter_size)
+    found = layers.OutputLayer()(layer(layers.InputLayer(SIZE)(coords, features)))
+    # Offsets go from −f//2 to f − 1 − f//2.
+    padding = [cells for f in reversed(filter_size) for cells in (f // 2, f - 1 - f // 2)]
+    grid = functional.pad(dense(coords, features, events=events), padding)
+    expected = functional.conv3d(grid, as_dense_weight(layer.weight, filter_size))
+    assert_same_with_gradients(found, at(expected, coords), (features, layer.weight), seed)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(0, 10**6),
+    st.integers(1, 150),
+    st.tuples(*[st.integers(1, 4)] * 3),
+    st.tuples(*[st.integers(1, 3)] * 3),
+    st.tuples(*[st.integers(1, 9)] * 3),
+    st.integers(1, 4),
+)
+def test_strided_and_transposed_equal_dense(seed, n, filter_size, stride, widths, events):
+    how = tuple(filter_size), tuple(min(s, f) for s, f in zip(stride, filter_size, strict=True))
     filter_size, stride = how
     torch.manual_seed(seed)
-    coords = sites_of(seed, n)
-    features = torch.randn(len(coords), 3)
-    down, up = layers.Convolution(3, 5, *how), layers.Deconvolution(5, 2, *how)
-    x = layers.InputLayer(SIZE)(coords, features)
-    coarse = down(x)
-    expected = functional.conv3d(dense(coords, features), as_dense_weight(down.weight, filter_size), stride=stride)
-    sites = torch.from_numpy(coarse.sites.coords)
-    torch.testing.assert_close(coarse.features, at(expected, sites), rtol=1e-4, atol=1e-4)
-    # Sites are exactly the windows that an input falls into.
-    windows = functional.conv3d(
-        dense(coords, torch.ones(len(coords), 1)), torch.ones(1, 1, *filter_size), stride=stride
+    coords = sites_of(seed, n, events)
+    features = torch.randn(len(coords), widths[0], requires_grad=True)
+    down, up = layers.Convolution(*widths[:2], *how), layers.Deconvolution(*widths[1:], *how)
+    coarse = down(layers.InputLayer(SIZE)(coords, features))
+    grid = functional.conv3d(
+        dense(coords, features, events=events), as_dense_weight(down.weight, filter_size), stride=stride
     )
+    sites = torch.from_numpy(coarse.sites.coords)
+    assert_same_with_gradients(coarse.features, at(grid, sites), (features, down.weight), seed)
+    # Sites are exactly the windows that an input falls into.
+    ones = dense(coords, torch.ones(len(coords), 1), events=events)
+    windows = functional.conv3d(ones, torch.ones(1, 1, *filter_size), stride=stride)
     assert int((windows > 0).sum()) == len(sites)
     back = layers.OutputLayer()(up(coarse))
     weight = as_dense_weight(up.weight, filter_size).transpose(0, 1)
-    grid = functional.conv_transpose3d(dense(sites, coarse.features, expected.shape[2:]), weight, stride=stride)
-    full = torch.zeros(2, 2, *SIZE)  # cells beyond the last window take part in nothing
-    full[:, :, : grid.shape[2], : grid.shape[3], : grid.shape[4]] = grid
-    torch.testing.assert_close(back, at(full, coords), rtol=1e-4, atol=1e-4)
+    coarse_grid = dense(sites, at(grid, sites), tuple(grid.shape[2:]), events)
+    fine = functional.conv_transpose3d(coarse_grid, weight, stride=stride)
+    # Cells beyond the last window take part in nothing.
+    fine = functional.pad(fine, [n for a in (2, 1, 0) for n in (0, SIZE[a] - fine.shape[2 + a])])
+    assert_same_with_gradients(back, at(fine, coords), (features, down.weight, up.weight), seed)
 
 
 @pytest.mark.parametrize("channels", [(3, 5), (8, 8), (16, 24), (5, 17), (2, 33)])

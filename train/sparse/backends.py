@@ -15,11 +15,11 @@ from train.sparse.tensor import Convolve
 BACKENDS = ("native", "spconv", "sparseconvnet")
 
 
-def use_backend(model: nn.Module, name: str, device: torch.device | str) -> str:
+def use_backend(model: nn.Module, name: str, device: torch.device | str, *, training: bool = False) -> str:
     """Let a network's convolutions be done by a backend, for tensors on ``device``; returns which one and why.
 
     ``auto`` takes spconv for a GPU where it is installed, else native. Weights are the same for all of them.
-    Raises ConfigError for an unknown name, or a package that is not installed.
+    Raises ConfigError for an unknown name, a package that is not installed, or one that cannot train there.
     """
     kind = torch.device(device).type
     reason = "as asked for"
@@ -32,6 +32,8 @@ def use_backend(model: nn.Module, name: str, device: torch.device | str) -> str:
             else "auto: spconv, which is faster on a GPU, is not installed",
         }[name]
     convolve = load_backend(name)
+    if training and name == "spconv" and kind != "cuda":
+        raise ConfigError(f"backend spconv: it trains on CUDA only, on {kind} it infers. Fix: backend: native")
     for module in model.modules():
         if isinstance(module, InputLayer):
             module.convolve = convolve
