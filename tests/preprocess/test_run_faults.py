@@ -188,7 +188,7 @@ def test_failures_are_in_the_log_and_in_info(tmp_path):
     assert done.returncode == 1
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("failed: "))
     assert "a_2_wire-TPC1.npz" in line
-    assert line in larstore_command("info", output).stdout
+    assert f"failed: file 2, TPC 1: {line.removeprefix('failed: ')}" in larstore_command("info", output).stdout
     assert line in output.with_suffix(".log").read_text(encoding="utf-8")
 
 
