@@ -1,6 +1,7 @@
 """What a run does with bad files, dying workers, other people's stores and wrong usage."""
 
 import os
+import re
 import signal
 import threading
 import time
@@ -188,7 +189,8 @@ def test_failures_are_in_the_log_and_in_info(tmp_path):
     assert done.returncode == 1
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("failed: "))
     assert "a_2_wire-TPC1.npz" in line
-    assert f"failed: file 2, TPC 1: {line.removeprefix('failed: ')}" in larstore_command("info", output).stdout
+    told = larstore_command("info", output).stdout
+    assert re.search(rf"^failed: file 2[^:]*: {re.escape(line.removeprefix('failed: '))}$", told, re.MULTILINE), told
     assert line in output.with_suffix(".log").read_text(encoding="utf-8")
 
 
