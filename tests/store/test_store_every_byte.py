@@ -78,7 +78,7 @@ def tree(store, part):
     """All arrays that xarray finds, at the root and in each group."""
     found = xr.open_datatree(str(store.path), engine="larstore")
     return {
-        f"{node.path}/{name}": node[name].values.tobytes()
+        f"{node.path}/{name}": values.tolist() if (values := node[name].values).dtype == object else values.tobytes()
         for node in found.subtree
         for name in node.variables
         if name != "image"
