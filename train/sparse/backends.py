@@ -24,13 +24,7 @@ def use_backend(model: nn.Module, name: str, device: torch.device | str, *, trai
     kind = torch.device(device).type
     reason = "as asked for"
     if name == "auto":
-        name = "spconv" if kind == "cuda" and find_spec("spconv") else "native"
-        reason = {
-            "spconv": "auto: it is installed, and fast on a GPU",
-            "native": f"auto: on {kind}"
-            if kind != "cuda"
-            else "auto: spconv, which is faster on a GPU, is not installed",
-        }[name]
+        name, reason = _automatic(kind)
     convolve = load_backend(name)
     if training and name == "spconv" and kind != "cuda":
         raise ConfigError(f"backend spconv: it trains on CUDA only, on {kind} it infers. Fix: backend: native")
@@ -41,6 +35,15 @@ def use_backend(model: nn.Module, name: str, device: torch.device | str, *, trai
     if name == "native":
         how = ", numba kernels" if kind == "cpu" else ", torch operations"
     return f"backend {name} on {kind}{how} ({reason})"
+
+
+def _automatic(kind: str) -> tuple[str, str]:
+    """The backend for a kind of device, and the reason."""
+    if kind != "cuda":
+        return "native", f"auto: on {kind}"
+    if find_spec("spconv"):
+        return "spconv", "auto: it is installed, and fast on a GPU"
+    return "native", "auto: spconv, which is faster on a GPU, is not installed"
 
 
 def load_backend(name: str) -> Convolve:
