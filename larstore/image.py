@@ -67,6 +67,12 @@ class Image:
         return value
 
     @property
+    def input_path(self) -> str:
+        """Path of the input that it was made from, "" if none is known."""
+        row = self.summary("input")
+        return str(self.store.inputs["path"].iloc[row]) if row >= 0 else ""
+
+    @property
     def key(self) -> tuple[int, int, int]:
         """(file, event, tpc)."""
         return self.store.index_columns.keys(self.row)

@@ -153,7 +153,7 @@ def downsampled(image: larstore.Image, downsample: Sequence[int]) -> tuple[Image
     truth = None
     if truth_coords is not None and truth_value is not None:
         truth = truth_at(coords, truth_coords, truth_value)
-    row, (file, event, tpc) = image.summary("input"), image.key
+    file, event, tpc = image.key
     record = ImageRecord(
         file=file,
         event=event,
@@ -165,7 +165,7 @@ def downsampled(image: larstore.Image, downsample: Sequence[int]) -> tuple[Image
         truth_coords=truth_coords,
         truth_value=truth_value,
         truth_columns=columns,
-        input=image.store.inputs["path"].iloc[row] if row >= 0 else "",
+        input=image.input_path,
         **{name: image.summary(name) for name in NUMBERS},
     )
     return record, image.summary("pixel_count")

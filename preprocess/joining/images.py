@@ -63,7 +63,6 @@ def joined_image(images: Sequence[Image], frame: JoinedFrame) -> tuple[ImageReco
     charge = voxels.sums([image.charge for image in images])
     live = voxels.common_bits([image.live for image in images])
     truth, truth_coords, truth_value, columns = _truth(images, voxels, frame)
-    row = images[0].summary("input")
     record = ImageRecord(
         file=file,
         event=event,
@@ -75,7 +74,7 @@ def joined_image(images: Sequence[Image], frame: JoinedFrame) -> tuple[ImageReco
         truth_coords=truth_coords,
         truth_value=truth_value,
         truth_columns=columns,
-        input=images[0].store.inputs["path"].iloc[row] if row >= 0 else "",
+        input=images[0].input_path,
         run=_known(images, "run"),
         subrun=_known(images, "subrun"),
         event_id=_known(images, "event_id"),
