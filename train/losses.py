@@ -1,6 +1,7 @@
 """Losses by name: torch.nn's, and those of the research code; all take a weight per voxel."""
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -9,6 +10,10 @@ from torch.nn import functional as F
 
 from larstore.errors import ConfigError
 from train.schema import NamedSection
+
+
+def _own(total: Tensor) -> Tensor:
+    return total
 
 
 class VoxelLoss(nn.Module):
@@ -21,6 +26,8 @@ class VoxelLoss(nn.Module):
         n_outputs: columns that the network's output must have.
         takes_truth: the target is the truth itself, where other losses of scores get labels 0 and 1.
         parts: scalars that the last loss was the sum of, by name; NaN where nothing counted. Empty if there is one.
+        share: from this process's sum of weights to what it divides by. Where several train together it is their sum
+            over their number, so that the mean of their losses (and gradients) is that of the joint batch.
     """
 
     n_outputs: ClassVar[int] = 1
@@ -29,12 +36,13 @@ class VoxelLoss(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.parts: dict[str, Tensor] = {}
+        self.share: Callable[[Tensor], Tensor] = _own
 
     def forward(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """The scalar loss. Raises ConfigError if the output has another number of columns than the loss takes."""
         self.check_outputs(output)
         weight = torch.ones_like(target) if weight is None else weight
-        total = weight.sum()
+        total = self.share(weight.sum())
         if total == 0:
             return (output * 0).sum()
         return (self.per_voxel(output, target) * weight).sum() / total
