@@ -69,9 +69,12 @@ def pool(threads: int | None = None) -> ThreadPoolExecutor:
         return found
 
 
-def read_together(readers: "Sequence[ShardReader]", start: int, stop: int) -> list[Array]:
-    """Rows [start, stop) of several arrays, one array (rows, *width) each."""
-    pieces = [reader.piece(start, stop) for reader in readers]
+def read_together(
+    readers: "Sequence[ShardReader]", start: int, stop: int, out: Sequence[Array] | None = None
+) -> list[Array]:
+    """Rows [start, stop) of several arrays, one array (rows, *width) each: new ones, or ``out``."""
+    rooms = [None] * len(readers) if out is None else out
+    pieces = [reader.piece(start, stop, room) for reader, room in zip(readers, rooms, strict=True)]
     numbers = [piece.missing() for piece in pieces]
     # At a URL, threads wait for answers and not for cores.
     threads = READERS if any(isinstance(reader.root, Url) for reader in readers) else n_threads()
@@ -123,12 +126,16 @@ class ShardReader:
         (values,) = read_together([self], start, stop)
         return values
 
-    def piece(self, start: int, stop: int) -> "_Piece":
-        """Room for rows [start, stop)."""
+    def piece(self, start: int, stop: int, out: Array | None = None) -> "_Piece":
+        """Rows [start, stop) that are to be read to new room or to ``out``."""
         layout = self.layout
         if start < 0 or stop > layout.rows:
             raise self.damage(start, stop, f"rows {start}:{stop} lie outside the array's {layout.rows}")
         shape = (max(stop - start, 0), *layout.width)
+        if out is not None:
+            if out.shape != shape:
+                raise ValueError(f"{layout.path}: rows {start}:{stop} have shape {shape}, their room {out.shape}")
+            return _Piece(self, start, stop, out)
         if shape[0] * layout.row_bytes > CHECKED_BYTES:
             self.expect(start, stop)
         try:
@@ -216,6 +223,12 @@ class _Piece:
     stop: int
     values: Array
 
+    @property
+    def takes_chunks(self) -> bool:
+        """Whether chunks can be decoded into ``values``: column by column, or because they lie there as in a chunk."""
+        layout = self.reader.layout
+        return layout.transposed or (self.values.dtype == layout.dtype and self.values.flags.c_contiguous)
+
     def missing(self) -> list[int]:
         """Fill in the chunks that were kept; the numbers of all others."""
         rows = self.reader.layout.chunk_rows
@@ -269,7 +282,8 @@ class _Piece:
         layout, start, stop = self.reader.layout, self.start, self.stop
         at = number * layout.chunk_rows - start
         whole = at >= 0 and at + layout.chunk_rows <= len(self.values)
-        if whole:
+        direct = whole and self.takes_chunks
+        if direct:
             chunk = self.values[at : at + layout.chunk_rows]
         else:
             chunk = np.empty((layout.chunk_rows, *layout.width), dtype=layout.dtype)
@@ -280,4 +294,5 @@ class _Piece:
             raise self.reader.damage(start, stop, f"chunk {inner} of shard {shard}: {error}", shard) from error
         if not whole:  # shared with a neighbour
             self.reader.keep(number, chunk)
+        if not direct:
             self._copy(number, chunk)

@@ -204,9 +204,14 @@ class Store:
         """Rows [start, stop) of a sharded array; DamageError where they are missing or fail a checksum."""
         return self.reader(path).read(start, stop)
 
-    def read_arrays(self, paths: Sequence[str], start: int, stop: int) -> dict[str, npt.NDArray[Any]]:
-        """``read_rows`` of several arrays with one kind of rows: path -> rows [start, stop)."""
-        arrays = read_together([self.reader(path) for path in paths], start, stop)
+    def read_arrays(
+        self, paths: Sequence[str], start: int, stop: int, out: Sequence[npt.NDArray[Any]] | None = None
+    ) -> dict[str, npt.NDArray[Any]]:
+        """``read_rows`` of several arrays with one kind of rows: path -> rows [start, stop).
+
+        ``out``: room for each that is filled instead, (rows, *width) of a type that holds the array's.
+        """
+        arrays = read_together([self.reader(path) for path in paths], start, stop, out)
         return dict(zip(paths, arrays, strict=True))
 
     def read_scores(self, name: str, start: int, stop: int) -> npt.NDArray[np.float32]:

@@ -7,30 +7,38 @@ import torch
 
 import larstore
 from larstore.errors import ConfigError
-from train.schema import Config
+from train.flips import make_flip
+from train.schema import Config, SourceConfig
 from train.stream import ImageStream, StreamLoader
 from train.transforms import make_transforms
 
 
-def make_loader(config: Config, part: Literal["train", "valid"]) -> StreamLoader | None:
+def make_loader(
+    config: Config, part: Literal["train", "valid"], rank: int = 0, n_ranks: int = 1
+) -> StreamLoader | None:
     """The loader of the training or validation images, None where the configuration names none.
+
+    ``rank`` of ``n_ranks`` processes that train together gets its share. Validation sees every image once, in order,
+    with the same crops in each epoch.
 
     Raises ConfigError for a range without images, or an image over the voxel budget.
     """
     data, training = config.data, part == "train"
-    pairs = []
+    pairs, weights = [], []
     for source in data.sources("train" if training else "inference"):
         store = larstore.open(source.path)
         selection = store.select(files=source.files, tpcs=source.tpcs)
         if not len(selection):
-            raise ConfigError(
-                f"{source.path}: no image in files {list(source.files)}, TPCs {source.tpcs or 'all'}. "
-                f"Fix: correct data.{'train_i' if training else 'inference_i'} or data.tpcs; "
-                f"'larstore index {source.path}' lists what there is"
-            )
+            raise ConfigError(_nothing(store, source, "train_i" if training else "inference_i"))
+        flip = None
+        if training and data.flips is not None:
+            flip = make_flip(data.flips, store, np.unique(selection.column("tpc")).tolist())
         planes = store.attributes["planes"]
-        steps = make_transforms(data, training=training, scale=source.scale, planes=planes, store=source.path)
+        steps = make_transforms(
+            data, training=training, scale=source.scale, planes=planes, store=source.path, flip=flip
+        )
         pairs.append((selection, steps))
+        weights.append(source.weight)
     if not pairs:
         return None
     stream = ImageStream(
@@ -39,12 +47,37 @@ def make_loader(config: Config, part: Literal["train", "valid"]) -> StreamLoader
         max_voxels=data.max_voxels,
         shuffle=training,
         seed=config.seed,
+        weights=[weight for weight in weights if weight is not None] if training and data.weights else None,
+        epoch_images=data.epoch_images if training else None,
         over_budget=data.over_budget,
+        last=data.last if training else "pad",
         window=data.window,
+        rank=rank,
+        n_ranks=n_ranks,
         need_truth=True,
+        full_y=data.full_y,
+        vary=training,
     )
     pin = config.train.accelerator != "cpu" and torch.cuda.is_available()
-    return StreamLoader(stream, data.num_workers if training else 0, data.start_method, pin)
+    return StreamLoader(stream, data.num_workers if training else 0, data.start_method, pin, data.read_ahead_mb)
+
+
+def _nothing(store: Any, source: SourceConfig, key: str) -> str:
+    """What is wrong with a source that holds no image: its TPCs, or its files."""
+    index = store.index_columns
+    there = {name: np.unique(index.column(name)[index.live]) for name in ("file", "tpc")}
+    listed = f"'larstore index {source.path}' lists what there is"
+    if not len(there["file"]):
+        return f"{source.path}: the store holds no image. Fix: preprocess into it, or leave it out of data.data_path"
+    unknown = sorted(set(source.tpcs or ()) - set(there["tpc"].tolist()))
+    if unknown and len(unknown) == len(set(source.tpcs or ())):
+        known = ", ".join(map(str, there["tpc"][:20]))
+        return f"{source.path}: no image of TPCs {unknown}, the store has {known}. Fix: correct data.tpcs; {listed}"
+    reach = f"{there['file'][0]} to {there['file'][-1]}"
+    return (
+        f"{source.path}: no image in files {list(source.files)}, TPCs {source.tpcs or 'all'}; the store has files "
+        f"{reach}. Fix: correct data.{key} or data.tpcs; {listed}"
+    )
 
 
 def count_steps(stream: ImageStream, n_epochs: int) -> int:

@@ -13,6 +13,7 @@ def _ascends(pair: tuple[int, int]) -> tuple[int, int]:
 
 Range = Annotated[tuple[int, int], AfterValidator(_ascends)]  # file numbers, both ends included
 Limits = Annotated[tuple[int, int], AfterValidator(_ascends)]  # [lo, hi) on one axis
+BoxSide = Annotated[int, Field(ge=1)]  # voxels
 
 
 class Section(BaseModel):
@@ -55,14 +56,15 @@ class SourceConfig(Section):
     files: Range
     tpcs: list[int] | None
     scale: float
+    weight: float | None = None  # of its draws, where the set is a weighted mixture
 
 
 class DataConfig(Section):
     """Which images are streamed, and what is done to each.
 
-    ``data_path``, ``train_i``, ``inference_i``, ``tpcs`` and ``scale`` are written as one value for all stores or as
-    a list with one entry a store, and are kept as the latter. A ``null`` range leaves that store out of the training
-    or of the validation.
+    ``data_path``, ``train_i``, ``inference_i``, ``tpcs``, ``scale`` and ``weights`` are written as one value for all
+    stores or as a list with one entry a store, and are kept as the latter. A ``null`` range leaves that store out of
+    the training or of the validation.
     """
 
     name: Literal["sparse"] = "sparse"
@@ -71,9 +73,15 @@ class DataConfig(Section):
     inference_i: list[Range | None] | None = None
     tpcs: list[list[int] | None] | None = None
     scale: list[float] | None = None  # factor on the truth
+    weights: list[Annotated[float, Field(gt=0.0)] | None] | None = None  # shares of the stores in an epoch of training
+    epoch_images: int | None = Field(default=None, ge=1)  # drawn an epoch with weights; None = as many as there are
     threshold: float | None = None  # truth > threshold is 1, else 0; None keeps the truth as it is
     coord_lim: tuple[Limits | None, Limits | None, Limits | None] | None = None  # training only
     z_segments: list[int] | None = None  # ascending upper bounds in voxels, one extra input each
+    crop: tuple[BoxSide | None, BoxSide | None, BoxSide | None] | None = (
+        None  # a box at random, in voxels; training only
+    )
+    flips: list[Literal["x", "y", "z"]] | None = None  # mirrored with a probability of 1/2 each; training only
     noise: NoiseConfig | None = None  # training only
     round: int | None = None  # decimals of the charges in electrons, negative ones allowed
     full_y: bool = False  # all truth voxels in each batch, tiled or not
@@ -81,10 +89,12 @@ class DataConfig(Section):
     input_planes: list[str] | None = None  # planes in the order of the network's inputs; None = as in the store
     batch_size: int = Field(default=1, ge=1)  # images
     max_voxels: int | None = Field(default=None, ge=1)  # a batch is closed before it grows beyond
-    over_budget: Literal["fail", "skip"] = "fail"  # what happens to an image of more than max_voxels
+    over_budget: Literal["fail", "skip", "crop"] = "fail"  # what happens to an image of more than max_voxels
+    last: Literal["pad", "drop"] = "pad"  # batches that several processes cannot share evenly; validation always pads
     window: int = Field(default=256, ge=1)  # runs of images that are shuffled together
     num_workers: int = Field(default=0, ge=0)
     start_method: Literal["fork", "spawn", "forkserver"] = "spawn"
+    read_ahead_mb: float = Field(default=256.0, ge=0.0)  # batches that wait, at most; 0 = none is prepared ahead
 
     @model_validator(mode="before")
     @classmethod
@@ -96,10 +106,12 @@ class DataConfig(Section):
         if not paths:
             raise ValueError("data_path is empty")
         spread = {**values, "data_path": paths}
-        for key in ("train_i", "inference_i", "tpcs", "scale"):
+        for key in ("train_i", "inference_i", "tpcs", "scale", "weights"):
             value = values.get(key)
             for_all = isinstance(value, (int, float)) or (
-                key != "scale" and isinstance(value, (list, tuple)) and all(isinstance(item, int) for item in value)
+                key not in ("scale", "weights")
+                and isinstance(value, (list, tuple))
+                and all(isinstance(item, int) for item in value)
             )
             if for_all:
                 spread[key] = [value] * len(paths)
@@ -121,6 +133,24 @@ class DataConfig(Section):
             raise ValueError("name one plane or more, each once, for example [u, w, v]")
         return planes
 
+    @field_validator("flips")
+    @classmethod
+    def _each_axis_once(cls, axes: list[str] | None) -> list[str] | None:
+        if axes is not None and len(set(axes)) != len(axes):
+            raise ValueError("name each axis once, for example [x, z]")
+        return axes or None
+
+    @model_validator(mode="after")
+    def _weights_of_all_that_train(self) -> "DataConfig":
+        if self.weights is None:
+            if self.epoch_images is not None:
+                raise ValueError("epoch_images needs weights, [1] for a single store")
+            return self
+        for path, files, weight in zip(self.data_path, self.train_i or (), self.weights, strict=False):
+            if files is not None and weight is None:
+                raise ValueError(f"weights has none for {path}, which train_i names")
+        return self
+
     def sources(self, part: Literal["train", "inference"]) -> list[SourceConfig]:
         """The stores that take part in ``part``, each with its own range, TPCs and scale."""
         ranges = (self.train_i if part == "train" else self.inference_i) or []
@@ -130,6 +160,7 @@ class DataConfig(Section):
                 files=files,
                 tpcs=self.tpcs[i] if self.tpcs else None,
                 scale=self.scale[i] if self.scale else 1.0,
+                weight=self.weights[i] if self.weights else None,
             )
             for i, files in enumerate(ranges)
             if files is not None

@@ -3,26 +3,25 @@
 import copy
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from larstore.errors import ConfigError, LarstoreError
-from train.batches import (
-    BatchPlan,
-    assigned,
-    check_budget,
-    cut_batches,
-    epoch_order,
-    fingerprint,
-    local_batches,
-)
-from train.samples import Batch, Key, join, to_sample
-from train.transforms import Sample, Transform
+from train.batches import BatchPlan, Last, Numbers, assigned, fingerprint, local_batches
+from train.crops import BudgetCrop
+from train.plans import EpochPlanner
+from train.reading import ImageReader
+from train.samples import Batch, Failure, as_batch
+from train.snapshots import refuse_replaced
+from train.steps import Sample, Transform, apply_all, together
+from train.stream_loader import StreamLoader
+
+__all__ = ["ImageStream", "StreamLoader"]
 
 log = logging.getLogger("larstore.train")
 
@@ -30,21 +29,28 @@ log = logging.getLogger("larstore.train")
 class ImageStream(IterableDataset[Batch]):
     """Batches of images; every image exactly once an epoch, in the same order for any number of workers and ranks.
 
-    A batch is what `train.samples.join` returns (coords, features, target, weight, offsets, keys), with ``sources``,
-    the position of each image's selection, and ``number``, that of the batch in the epoch. A repeated batch, which
-    only makes the ranks equal, has weight 0 throughout.
+    A batch is what `train.samples.as_batch` returns (coords, features, target, weight, offsets, keys), with
+    ``sources``, the position of each image's selection, and ``number``, that of the batch in the epoch. A repeated
+    batch, which only makes the ranks equal, has weight 0 throughout. An image emptied by a transform stays, without
+    voxels, and so does a batch.
 
     Args:
         selection: a `larstore` selection, or (selection, transforms) pairs, one a store.
         batch_size: images a batch at most, None = no limit but ``max_voxels``.
         max_voxels: voxels a batch at most (as stored), None = no limit.
-        shuffle: a new order each epoch; else the selection's own.
+        shuffle: a new order each epoch; else the selections' own.
         seed: of the order and of the transforms.
         transforms: for a single selection; without any, features are the planes' charges in electrons.
-        over_budget: "fail" (ConfigError here and now) or "skip" (logged) images of more than ``max_voxels``.
+        weights, epoch_images: a weighted mixture of the selections; see `train.plans.EpochPlanner`.
+        over_budget: what becomes of images of more than ``max_voxels``: "fail" (ConfigError here and now), "skip",
+            or "crop" to a box at random (`train.crops.BudgetCrop`). How many is logged at the start of an epoch.
+        last: the batches at an epoch's end that the ranks cannot share evenly: "pad" repeats the first ones, "drop"
+            loses up to ``n_ranks`` - 1.
         window: runs of consecutive images that are shuffled together.
         rank, n_ranks: this process among those that train together.
         need_truth: refuse images without truth instead of giving them weight 0.
+        full_y: batches hold all truth voxels, too.
+        vary: random transforms differ from epoch to epoch; else they are the same in each, as for validation.
     """
 
     def __init__(
@@ -56,198 +62,199 @@ class ImageStream(IterableDataset[Batch]):
         seed: int = 0,
         *,
         transforms: Sequence[Transform] = (),
+        weights: Sequence[float] | None = None,
+        epoch_images: int | None = None,
         over_budget: str = "fail",
+        last: Last = "pad",
         window: int = 256,
         rank: int = 0,
         n_ranks: int = 1,
         need_truth: bool = False,
+        full_y: bool = False,
+        vary: bool = True,
     ) -> None:
         super().__init__()
         pairs = list(selection) if isinstance(selection, (list, tuple)) else [(selection, transforms)]
         self.selections = [pair[0] for pair in pairs]
         self.transforms = [tuple(pair[1]) for pair in pairs]
-        columns = [[part.column(name) for name in ("file", "event", "tpc", "voxel_count")] for part in self.selections]
-        table = np.concatenate([np.column_stack(values).astype(np.int64) for values in columns])
-        self.keys, self.voxel_count = table[:, :3], table[:, 3].copy()
-        self.first = np.cumsum([0, *map(len, self.selections)])  # position of each selection's first image
-        self.batch_size, self.max_voxels, self.shuffle, self.seed = batch_size, max_voxels, shuffle, seed
-        self.window, self.rank, self.n_ranks, self.need_truth = window, rank, n_ranks, need_truth
-        if not len(self.keys):
+        if not any(map(len, self.selections)):
             raise ConfigError(f"{self._name()}: the selection is empty. Fix: check the file ranges and the TPCs")
-        if over_budget == "fail":
-            check_budget(self.voxel_count, max_voxels, self._name())
+        self.readers = [ImageReader(part, full_y) for part in self.selections]
+        if need_truth:
+            for reader in self.readers:
+                reader.refuse_without_truth()
+        self.keys = np.concatenate([reader.keys for reader in self.readers])
+        self.voxel_count = np.concatenate([reader.count for reader in self.readers])
+        self.batch_size, self.max_voxels, self.shuffle, self.seed = batch_size, max_voxels, shuffle, seed
+        self.last, self.rank, self.n_ranks, self.vary = last, rank, n_ranks, vary
+        self.planner = EpochPlanner(
+            [reader.count for reader in self.readers],
+            batch_size=batch_size,
+            max_voxels=max_voxels,
+            over_budget=over_budget,
+            shuffle=shuffle,
+            seed=seed,
+            window=window,
+            weights=weights,
+            epoch_images=epoch_images,
+            names=[str(part.store.path) for part in self.selections],
+        )
+        self.first = self.planner.first
+        self._settings = (batch_size, max_voxels, over_budget, shuffle, window, self.planner.draws)
         self.epoch = 0
         self.batches = 0  # global batches of this epoch that were handed out
         # Where the running iteration began. Workers read it when they start it, at any later moment.
         self._start = torch.zeros(2, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._plan: tuple[int, BatchPlan] | None = None
         self._pid = os.getpid()
-        skipped = len(self.plan(0).skipped)
-        if skipped:
-            log.warning("%s: %d images of more than %d voxels are skipped", self._name(), skipped, max_voxels)
-        if not len(self.plan(0)):
-            raise ConfigError(
-                f"{self._name()}: every image exceeds max_voxels = {max_voxels}. Fix: raise data.max_voxels"
-            )
+        self._told = False
+        self._refuse_too_few()
 
     def _name(self) -> str:
         return " + ".join(str(part.store.path) for part in self.selections)
 
+    def _refuse_too_few(self) -> None:
+        n = len(self.plan(self.epoch))
+        if not local_batches(n, self.n_ranks, 0, self.last):
+            raise ConfigError(
+                f"{self._name()}: {n} batches in epoch {self.epoch} are too few for {self.n_ranks} processes. "
+                "Fix: data.last: pad, smaller batches, or fewer processes"
+            )
+
     def plan(self, epoch: int) -> BatchPlan:
         """The batches of one epoch, from the index alone."""
-        if self._plan is None or self._plan[0] != epoch:
-            order = (
-                epoch_order(self.voxel_count, seed=self.seed, epoch=epoch, window=self.window)
-                if self.shuffle
-                else np.arange(len(self.keys), dtype=np.int64)
-            )
-            cut = cut_batches(order, self.voxel_count, batch_size=self.batch_size, max_voxels=self.max_voxels)
-            self._plan = (epoch, cut)
-        return self._plan[1]
+        held = self._plan  # another thread may change it
+        if held is None or held[0] != epoch:
+            held = self._plan = (epoch, self.planner(epoch))
+        return held[1]
 
     def __len__(self) -> int:
         """Batches of this rank in the current epoch, those already handed out included."""
-        return self.batches // self.n_ranks + local_batches(len(self.plan(self.epoch)), self.n_ranks, self.batches)
+        left = local_batches(len(self.plan(self.epoch)), self.n_ranks, self.batches, self.last)
+        return self.batches // self.n_ranks + left
 
     def __iter__(self) -> Iterator[Batch]:
         info = get_worker_info()
-        if info is None:
-            self.begin()
-        epoch, start = (int(value) for value in self._start)
-        worker, n_workers = (info.id, info.num_workers) if info else (0, 1)
-        todo = assigned(
-            len(self.plan(epoch)),
-            start=start,
-            rank=self.rank,
-            n_ranks=self.n_ranks,
-            worker=worker,
-            n_workers=n_workers,
-        )
-        return self._batches(epoch, todo, count=info is None)
+        if info is not None:
+            return cast(Iterator[Batch], self._handed_on(self.stretch(info.id, info.num_workers)))
+        self.begin()
+        return self._counted()
+
+    def _counted(self) -> Iterator[Batch]:
+        for batch in self.stretch():
+            self.advance()
+            yield batch
+
+    @staticmethod
+    def _handed_on(batches: Iterator[Batch]) -> Iterator[Batch | Failure]:
+        """Batches in a worker; an error that we raise on purpose travels as it is, torch would make text of it."""
+        try:
+            yield from batches
+        except LarstoreError as error:
+            yield Failure(error)
 
     def begin(self) -> None:
-        """Note where an iteration starts; its workers begin there."""
+        """Note where an iteration starts; its workers begin there. Raises StoreError where a store was replaced."""
+        for part in self.selections:
+            refuse_replaced(part)
         self._start[0], self._start[1] = self.epoch, self.batches
+        self._tell_budget()
+
+    def _tell_budget(self) -> None:
+        """Log what the budget does to this epoch's images: the first time as a warning."""
+        n_cropped = int(self.planner.over[self.plan(self.epoch).order].sum()) if self.planner.over.any() else 0
+        for count, what in ((self.planner.n_skipped, "are skipped"), (n_cropped, "are cropped")):
+            if count:
+                level = logging.DEBUG if self._told else logging.WARNING
+                text = "%s, epoch %d: %d images of more than max_voxels = %d voxels %s"
+                log.log(level, text, self._name(), self.epoch, count, self.max_voxels, what)
+        self._told = True
 
     def advance(self) -> None:
         """One batch was handed to each rank; behind the last one a new epoch begins."""
         self.batches += self.n_ranks
-        if self.batches >= len(self.plan(self.epoch)):
+        self._end_epoch()
+
+    def _end_epoch(self) -> None:
+        """Where no rank can be given another batch, go to the next epoch."""
+        if not local_batches(max(len(self.plan(self.epoch)), self.batches), self.n_ranks, self.batches, self.last):
             self.epoch, self.batches = self.epoch + 1, 0
+            self._refuse_too_few()
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands: plain numbers, the same on every rank and for any number of workers."""
         return {"seed": self.seed, "epoch": self.epoch, "batches": self.batches, "plan": self._fingerprint()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue at a state. Raises ConfigError in the middle of an epoch whose batches would now be others."""
+        """Continue at a state. Raises ConfigError in the middle of an epoch whose batches would now be others.
+
+        With another number of ranks too few batches may be left for all of them; with ``last`` = "drop" the next epoch
+        begins then.
+        """
         if state["batches"] and (state["plan"] != self._fingerprint() or state["seed"] != self.seed):
             raise ConfigError(
-                f"{self._name()}: images, batch_size, max_voxels or seed changed since the checkpoint in the middle "
-                f"of epoch {state['epoch']}. Fix: restore them, or resume from the end of an epoch"
+                f"{self._name()}: images, batch_size, max_voxels, weights or seed changed since the checkpoint in the "
+                f"middle of epoch {state['epoch']}. Fix: restore them, or resume from the end of an epoch"
             )
         self.epoch, self.batches = int(state["epoch"]), int(state["batches"])
+        self._end_epoch()
 
     def _fingerprint(self) -> str:
-        return fingerprint(self.voxel_count, self.batch_size, self.max_voxels, self.shuffle, self.window)
+        return fingerprint([self.voxel_count, self.keys, self.first], *self._settings)
 
-    def _batches(self, epoch: int, todo: list[tuple[int, bool]], count: bool) -> Iterator[Batch]:
+    def stretch(self, worker: int = 0, n_workers: int = 1) -> Iterator[Batch]:
+        """One worker's batches from where the iteration began to the end of the epoch."""
+        epoch, start = (int(value) for value in self._start)
         self._after_fork()
         plan = self.plan(epoch)
+        todo = assigned(
+            len(plan),
+            start=start,
+            rank=self.rank,
+            n_ranks=self.n_ranks,
+            worker=worker,
+            n_workers=n_workers,
+            last=self.last,
+        )
         for number, padding in todo:
-            batch = self.load(plan[number], epoch, number)
+            batch = self.load(plan[number], plan.passes_of(number), number)
             if padding:
                 batch["weight"].zero_()
-            if count:
-                self.advance()
             yield batch
 
     def _after_fork(self) -> None:
         """A forked process must not use its parent's threads and file handles: open the stores anew."""
         if self._pid != os.getpid():
-            self.selections = [type(part)(copy.copy(part.store), part.row_numbers) for part in self.selections]
+            for reader in self.readers:
+                reader.store = copy.copy(reader.store)
             self._pid = os.getpid()
 
-    def load(self, positions: npt.NDArray[np.int64], epoch: int = 0, number: int = 0) -> Batch:
-        """The images at these positions as a batch, with the transforms of an epoch."""
-        images = self._read(positions)
-        samples = [self._sample(images[p], p, epoch) for p in positions.tolist()]
-        sources = [self._source(p) for p in positions.tolist()]
-        batch = join(samples, [self._key(p) for p in positions.tolist()])
-        return {**batch, "sources": sources, "number": number}
+    def load(self, positions: Numbers, passes: Numbers | None = None, number: int = 0) -> Batch:
+        """The images at these positions as a batch, with the transforms of these passes (0 for each by default)."""
+        passes = np.zeros_like(positions) if passes is None else passes
+        sources = np.searchsorted(self.first, positions, side="right") - 1
+        bounds = [0, *(np.flatnonzero(np.diff(sources)) + 1).tolist(), len(positions)]
+        parts = []
+        for a, b in pairwise(bounds):
+            part = self._part(int(sources[a]), positions[a:b], passes[a:b])
+            for coords in (part.coords, part.truth_coords) if a else ():
+                if coords is not None:
+                    coords[:, 3] += a
+            parts.append(part)
+        keys = [(file, event, tpc) for file, event, tpc in self.keys[positions].tolist()]
+        return {**as_batch(together(parts), keys), "sources": sources.tolist(), "number": number}
 
-    def _source(self, position: int) -> int:
-        """Which selection an image belongs to."""
-        return int(np.searchsorted(self.first, position, side="right")) - 1
+    def _part(self, source: int, positions: Numbers, passes: Numbers) -> Sample:
+        """Images of one selection, transformed."""
+        sample = self.readers[source](positions - self.first[source])
+        steps: tuple[Transform, ...] = self.transforms[source]
+        if self.planner.over[positions].any():
+            assert self.max_voxels is not None
+            steps = (BudgetCrop(self.max_voxels), *steps)
+        return apply_all(sample, steps, self.keys[positions, 2].tolist(), self._generators(positions, passes))
 
-    def _key(self, position: int) -> Key:
-        file, event, tpc = self.keys[position].tolist()
-        return file, event, tpc
-
-    def _read(self, positions: npt.NDArray[np.int64]) -> dict[int, Any]:
-        """Images by position; neighbours are read in one go."""
-        wanted = np.unique(positions)
-        source = np.searchsorted(self.first, wanted, side="right") - 1
-        breaks = np.flatnonzero((np.diff(wanted) != 1) | (np.diff(source) != 0)) + 1
-        images: dict[int, Any] = {}
-        for run in np.split(wanted, breaks):
-            s = self._source(int(run[0]))
-            lo, hi = int(run[0] - self.first[s]), int(run[-1] - self.first[s]) + 1
-            images.update(zip(run.tolist(), self.selections[s].read(lo, hi), strict=True))
-        return images
-
-    def _sample(self, image: Any, position: int, epoch: int) -> Sample:
-        source, key = self._source(position), self._key(position)
-        sample = to_sample(image, f"{self.selections[source].store.path}: image {key}", self.need_truth)
-        random = np.random.default_rng([self.seed, epoch, *key])
-        for transform in self.transforms[source]:
-            sample = transform(sample, random)
-        return sample
-
-
-class StreamLoader(DataLoader[Batch]):
-    """A DataLoader over an `ImageStream` that knows its length and can stop and continue between any two batches.
-
-    Its state is the stream's, kept in the main process, whatever the number of workers and what they have read ahead.
-    """
-
-    def __init__(
-        self, stream: ImageStream, num_workers: int = 0, start_method: str = "spawn", pin_memory: bool = False
-    ) -> None:
-        super().__init__(
-            stream,
-            batch_size=None,
-            num_workers=num_workers,
-            collate_fn=_as_it_is,
-            multiprocessing_context=start_method if num_workers else None,
-            persistent_workers=num_workers > 0,
-            pin_memory=pin_memory,
-        )
-        self.stream = stream
-
-    def __len__(self) -> int:
-        return len(self.stream)
-
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        self.stream.begin()
-        try:
-            for batch in super().__iter__():
-                if self.num_workers:  # without workers the stream counts for itself
-                    self.stream.advance()
-                yield batch
-        except LarstoreError as error:
-            # torch wraps a worker's error into its traceback, whose last line is "type: message".
-            message = str(error).strip().splitlines()[-1]
-            raise type(error)(message.partition("Error: ")[2] if self.num_workers else message) from error
-
-    def state_dict(self) -> dict[str, Any]:
-        """See `ImageStream.state_dict`."""
-        return self.stream.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `ImageStream.load_state_dict`."""
-        self.stream.load_state_dict(state)
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
+    def _generators(self, positions: Numbers, passes: Numbers) -> Callable[[], list[np.random.Generator]]:
+        """Makes each image's own generator, of (seed, pass, file, event, tpc)."""
+        turns = passes if self.vary else np.zeros_like(passes)
+        seeds = np.column_stack([np.full(len(positions), self.seed), turns, self.keys[positions]])
+        return lambda: [np.random.default_rng(seed) for seed in seeds.tolist()]

@@ -1,51 +1,25 @@
 """What is done to each image between the store and the network; random steps are seeded per image and epoch."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from larstore.errors import ConfigError
+from train.crops import RandomCrop
 from train.schema import DataConfig
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One image on its way to the network.
-
-    Attributes:
-        coords: (n, 3) int64 voxels x, y, z.
-        features: (n, f) float32; the planes' charges in electrons at first, network inputs at the end.
-        target: (n, 1) float32; electrons at first; 0 where no truth is known.
-        weight: (n, 1) float32; 0 where no truth is known, else 1.
-    """
-
-    coords: npt.NDArray[np.int64]
-    features: npt.NDArray[np.float32]
-    target: npt.NDArray[np.float32]
-    weight: npt.NDArray[np.float32]
-
-    def __len__(self) -> int:
-        return len(self.coords)
-
-
-class Transform(ABC):
-    """One step; a subclass says what it does and holds its settings."""
-
-    def __call__(self, sample: Sample, random: np.random.Generator) -> Sample:
-        """The image after this step; ``random`` is the image's own generator."""
-        return self._apply(sample, random)
-
-    @abstractmethod
-    def _apply(self, sample: Sample, random: np.random.Generator) -> Sample: ...
+from train.steps import Floats, Mask
+from train.steps import Sample as Sample
+from train.steps import Transform as Transform
 
 
 @dataclass(frozen=True)
 class Planes(Transform):
     """Take these columns of the charges, in this order."""
+
+    per_image = False
 
     columns: Sequence[int]
 
@@ -57,14 +31,19 @@ class Planes(Transform):
 class CoordLimits(Transform):
     """Keep the voxels inside [lo, hi) on each axis; None leaves an axis whole."""
 
+    per_image = False
+
     limits: Sequence[tuple[int, int] | None]
 
     def _apply(self, sample: Sample, random: np.random.Generator) -> Sample:
-        keep = np.ones(len(sample), bool)
+        return sample.kept(self._inside)
+
+    def _inside(self, coords: npt.NDArray[np.int64]) -> Mask:
+        keep = np.ones(len(coords), bool)
         for axis, limit in enumerate(self.limits):
             if limit is not None:
-                keep &= (sample.coords[:, axis] >= limit[0]) & (sample.coords[:, axis] < limit[1])
-        return Sample(sample.coords[keep], sample.features[keep], sample.target[keep], sample.weight[keep])
+                keep &= (coords[:, axis] >= limit[0]) & (coords[:, axis] < limit[1])
+        return keep
 
 
 @dataclass(frozen=True)
@@ -75,13 +54,18 @@ class Noise(Transform):
     sd: float
 
     def _apply(self, sample: Sample, random: np.random.Generator) -> Sample:
-        noise = random.normal(self.mean, self.sd, sample.features.shape)
-        return replace(sample, features=(sample.features + noise).astype(np.float32))
+        noise = random.standard_normal(sample.features.shape, np.float32)
+        noise *= np.float32(self.sd)
+        noise += np.float32(self.mean)
+        noise += sample.features
+        return replace(sample, features=noise)
 
 
 @dataclass(frozen=True)
 class Round(Transform):
     """Round the charges to ``decimals`` of an electron (-3: to thousands)."""
+
+    per_image = False
 
     decimals: int
 
@@ -93,13 +77,15 @@ class Round(Transform):
 class ChargeInput(Transform):
     """Charges in electrons to network inputs ``f(scale × charge)``: f linear, asinh, or sign-keeping log(1 + |q|)."""
 
+    per_image = False
+
     transform: Literal["linear", "asinh", "log"]
     scale: float
 
     def _apply(self, sample: Sample, random: np.random.Generator) -> Sample:
         scaled = sample.features * np.float32(self.scale)
         if self.transform == "asinh":
-            scaled = np.arcsinh(scaled)
+            np.arcsinh(scaled, out=scaled)
         elif self.transform == "log":
             scaled = np.copysign(np.log1p(np.abs(scaled)), scaled)
         return replace(sample, features=scaled)
@@ -111,6 +97,8 @@ class ZSegments(Transform):
 
     Voxels beyond the last bound have zeros in all of them.
     """
+
+    per_image = False
 
     bounds: Sequence[int]
 
@@ -124,20 +112,30 @@ class ZSegments(Transform):
 class Scale(Transform):
     """Multiply the truth."""
 
+    per_image = False
+
     factor: float
 
     def _apply(self, sample: Sample, random: np.random.Generator) -> Sample:
-        return replace(sample, target=sample.target * np.float32(self.factor))
+        return of_truth(sample, lambda truth: truth * np.float32(self.factor))
 
 
 @dataclass(frozen=True)
 class Threshold(Transform):
     """Truth above ``value`` (after `Scale`) becomes 1, the rest 0."""
 
+    per_image = False
+
     value: float
 
     def _apply(self, sample: Sample, random: np.random.Generator) -> Sample:
-        return replace(sample, target=(sample.target > self.value).astype(np.float32))
+        return of_truth(sample, lambda truth: (truth > self.value).astype(np.float32))
+
+
+def of_truth(sample: Sample, change: Callable[[Floats], Floats]) -> Sample:
+    """Change the truth of the voxels, and of all truth voxels where they are there."""
+    every: dict[str, Any] = {} if sample.truth_value is None else {"truth_value": change(sample.truth_value)}
+    return replace(sample, target=change(sample.target), **every)
 
 
 def plane_columns(wanted: Sequence[str], planes: Sequence[str], store: str) -> list[int]:
@@ -158,8 +156,11 @@ def make_transforms(
     scale: float = 1.0,
     planes: Sequence[str] = (),
     store: str = "the store",
+    flip: Transform | None = None,
 ) -> list[Transform]:
-    """The steps a configuration asks for, in order; ``coord_lim`` and ``noise`` in training only.
+    """The steps a configuration asks for, in order; ``coord_lim``, ``crop``, flips and ``noise`` in training only.
+
+    Limits are those of the detector, so they come before flips; ``z_segments`` are told of the flipped image.
 
     Args:
         data: the block of the configuration.
@@ -167,17 +168,22 @@ def make_transforms(
         scale: the store's own factor on the truth.
         planes: the store's, in the order of its charges; needed where ``data.input_planes`` is set.
         store: names it in errors.
+        flip: the step of ``data.flips``, which needs the store's geometry; see `train.flips`.
 
     Raises:
         ConfigError: the store lacks one of ``data.input_planes``.
     """
     steps: list[Transform] = []
+    if training and data.coord_lim is not None:
+        steps.append(CoordLimits(data.coord_lim))
+    if training and data.crop is not None:
+        steps.append(RandomCrop(data.crop))
+    if training and flip is not None:
+        steps.append(flip)
     if data.input_planes is not None:
         columns = plane_columns(data.input_planes, planes, store)
         if columns != list(range(len(planes))):
             steps.append(Planes(columns))
-    if training and data.coord_lim is not None:
-        steps.append(CoordLimits(data.coord_lim))
     if training and data.noise is not None:
         steps.append(Noise(data.noise.mean, data.noise.sd))
     if data.round is not None:

@@ -287,10 +287,9 @@ def test_a_failed_write_keeps_the_older_checkpoint(store, tmp_path, monkeypatch)
     [
         ({"data__train_i": None}, "data.train_i is missing"),
         ({"data__train_i": [50, 60]}, "no image in files [50, 60]"),
-        ({"data__tpcs": [7]}, "TPCs [7]"),
+        ({"data__tpcs": [7]}, "no image of TPCs [7], the store has 1"),
         ({"data__data_path": "nowhere.zarr"}, "nowhere.zarr"),
         ({"data__max_voxels": 100}, "exceed max_voxels = 100"),
-        ({"data__full_y": True}, "data.full_y"),
         ({"loss": None}, "loss is missing"),
         ({"optimizer": None}, "optimizer is missing"),
         ({"loss": {"name": "Loss"}}, "'Loss' is not a loss"),

@@ -3,13 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import larstore
 from larstore import testing
 from larstore.errors import ConfigError
+from larstore.reading import ShardDamageError
+from train.reading import ImageReader, read_rows
 from train.samples import join
 from train.stream import ImageStream, StreamLoader
-from train.transforms import Noise, Threshold
+from train.transforms import ChargeInput, CoordLimits, Noise, Scale, Threshold, ZSegments
 
 N_IMAGES = 14
 
@@ -58,7 +62,7 @@ def test_epochs_differ_and_hold_every_image_once(store):
 
 
 def test_large_images_are_shuffled_from_epoch_to_epoch(store, monkeypatch):
-    monkeypatch.setattr("train.stream.epoch_order", lambda counts, **k: order(counts, **k, run_voxels=100))
+    monkeypatch.setattr("train.plans.epoch_order", lambda counts, **k: order(counts, **k, run_voxels=100))
     from train.batches import epoch_order as order
 
     first, second = keys_of(ImageStream(store.select(), batch_size=3), 2)
@@ -102,13 +106,17 @@ def test_continues_exactly_with_another_number_of_workers(store, stop, workers):
 
 
 def test_ranks_see_the_order_of_one(store):
-    def stream(rank, n):
-        return ImageStream(store.select(), batch_size=2, seed=1, rank=rank, n_ranks=n)
+    def stream(rank, n, last="pad"):
+        return ImageStream(store.select(), batch_size=2, seed=1, rank=rank, n_ranks=n, last=last)
 
     one = [b["keys"] for b in stream(0, 1)]
     ranks = [list(stream(rank, 3)) for rank in range(3)]
     assert [len(batches) for batches in ranks] == [3, 3, 3]
     together = [ranks[rank][row] for row in range(3) for rank in range(3)]
+    dropped = [list(stream(rank, 3, last="drop")) for rank in range(3)]
+    assert [[b["keys"] for b in batches] for batches in dropped] == [[b["keys"] for b in r[:2]] for r in ranks]
+    with pytest.raises(ConfigError, match=r"7 batches in epoch 0 are too few for 9 processes\. Fix: data\.last: pad"):
+        stream(0, 9, last="drop")
     assert [b["keys"] for b in together] == one + one[:2]
     assert [bool((b["weight"] == 0).all()) for b in together] == [False] * 7 + [True] * 2
 
@@ -133,18 +141,21 @@ def test_several_stores_keep_their_own_transforms(store, tmp_path):
             part = slice(batch["offsets"][i], batch["offsets"][i + 1])
             assert bool((batch["weight"][part] == 1).all()) == (source == 0)
             assert set(batch["target"][part].unique().tolist()) == ({0.0, 1.0} if source == 0 else {0.0})
-    with pytest.raises(ConfigError, match=r"r\.zarr: image \(0, \d, 1\) has no truth.*Fix:"):
-        list(ImageStream(real.select(), need_truth=True))
+    with pytest.raises(ConfigError, match=r"r\.zarr: image \(0, 0, 1\) has no truth.*\(3 of 3 have none\).*Fix:"):
+        ImageStream(real.select(), need_truth=True)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_error_in_a_worker_is_one_line(tmp_path, workers):
-    real = larstore.open(testing.make_store(tmp_path / "r.zarr", n_files=1, n_events=1, n_voxels=50, truth=False))
-    loader = StreamLoader(ImageStream(real.select(), need_truth=True), workers, "fork")
-    with pytest.raises(ConfigError) as caught:
-        list(loader)
-    assert str(caught.value).startswith(f"{real.path}: image (0, 0, 1) has no truth")
+@pytest.mark.parametrize(("workers", "ahead"), [(0, 0), (0, 9), (1, 9)])
+def test_errors_arrive_as_they_were_raised(tmp_path, workers, ahead):
+    damaged = larstore.open(testing.make_store(tmp_path / "r.zarr", n_files=3, n_events=1, n_voxels=50))
+    loader = StreamLoader(ImageStream(damaged.select(), shuffle=False), workers, "fork", read_ahead_mb=ahead)
+    (damaged.path / "voxels/charge/c/2/0").unlink()
+    seen = []
+    with pytest.raises(ShardDamageError) as caught:
+        seen += [batch["keys"] for batch in loader]
+    assert "voxels/charge, shard 2 is missing; images (file, event, tpc) (2, 0, 1)" in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert loader.state_dict()["batches"] == 2
 
 
 def test_noise_depends_on_image_seed_and_epoch_only(store):
@@ -171,17 +182,44 @@ def test_budget_and_empty_selections(store, caplog):
         ImageStream(store.select(files=(99, 100)))
 
 
-def test_skipped_images_are_logged(store, tmp_path, caplog):
+@pytest.mark.parametrize("what", ["skip", "crop"])
+def test_images_over_the_budget_are_counted_and_logged(store, tmp_path, caplog, what):
     small = larstore.open(testing.make_store(tmp_path / "small.zarr", n_files=1, n_events=2, n_voxels=40))
-    stream = ImageStream([(store.select(), []), (small.select(), [])], max_voxels=100, over_budget="skip")
-    assert "14 images of more than 100 voxels are skipped" in caplog.text
-    assert sorted(key for b in stream for key in b["keys"]) == [(0, 0, 1), (0, 1, 1)]
+    stream = ImageStream([(store.select(), []), (small.select(), [])], max_voxels=100, over_budget=what, seed=1)
+    assert not caplog.text
+    caplog.set_level("DEBUG", "larstore.train")
+    epochs = [list(StreamLoader(stream)) for _ in range(2)]
+    said = f"14 images of more than max_voxels = 100 voxels are {what}p"
+    told = [(record.levelname, f"epoch {i}" in record.getMessage()) for i, record in enumerate(caplog.records)]
+    assert told == [("WARNING", True), ("DEBUG", True)]
+    assert all(said in record.getMessage() for record in caplog.records)
+    for epoch in epochs:
+        assert all(len(b["coords"]) <= 100 for b in epoch)
+        keys = [(s, key) for b in epoch for s, key in zip(b["sources"], b["keys"], strict=True)]
+        assert len(keys) == len(set(keys)) == (2 if what == "skip" else N_IMAGES + 2)
+    if what == "crop":
+        first, second = ({(s, k): b for b in e for s, k in zip(b["sources"], b["keys"], strict=True)} for e in epochs)
+        cropped = [k for k in first if k[0] == 0]
+        assert any(first[k]["coords"].tolist() != second[k]["coords"].tolist() for k in cropped)
+        fixed = ImageStream(store.select(), max_voxels=100, over_budget="crop", shuffle=False, vary=False)
+        assert [b["coords"].tolist() for b in fixed] == [b["coords"].tolist() for b in fixed]
 
 
-def test_charge_that_is_no_number_names_the_image(store):
+def broken_rows(store, out, start, count):
+    """Rows with a NaN in the second image."""
+    read_rows(store, out, start, count)
+    if "voxels/charge" in out:
+        out["voxels/charge"][int(count[0]) + 3, 1] = np.nan
+
+
+def test_charge_that_is_no_number_names_the_image(store, monkeypatch):
     from train.samples import to_sample
 
     image = store.select()[0]
+    reader = ImageReader(store.select())
+    monkeypatch.setattr("train.reading.read_rows", broken_rows)
+    with pytest.raises(larstore.errors.DamageError, match=r"s\.zarr: image \(0, 0, 5\): charge holds NaN.*Fix:"):
+        reader(np.array([0, 1, 2]))
     broken = image.charge.copy()
     broken[3, 1] = np.nan
     image._loaded["voxels/charge"] = broken
@@ -191,10 +229,59 @@ def test_charge_that_is_no_number_names_the_image(store):
 
 def test_images_without_voxels_stay_in_the_batch(store):
     from train.samples import to_sample
-    from train.transforms import CoordLimits
 
     image = store.select()[0]
     nothing = CoordLimits([(0, 0), None, None])(to_sample(image, ""), np.random.default_rng(0))
     batch = join([nothing, to_sample(image, ""), nothing], [image.key] * 3)
     assert batch["offsets"].tolist() == [0, 0, 120, 120]
     assert (batch["coords"][:, 3] == 1).all()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_without_voxels_is_delivered(store, workers):
+    empty = [CoordLimits([(0, 0), None, None]), ChargeInput("asinh", 0.001), ZSegments([9]), Noise(0, 1)]
+    stream = ImageStream([(store.select(tpcs=[1]), empty)], batch_size=3, full_y=True)
+    batches = list(StreamLoader(stream, workers, "fork"))
+    assert [len(b["keys"]) for b in batches] == [3, 3, 1]
+    for batch in batches:
+        assert batch["coords"].shape == (0, 4)
+        assert batch["features"].shape == (0, 4)
+        assert batch["truth_coords"].shape == (0, 4)
+        assert batch["offsets"].tolist() == [0] * (len(batch["keys"]) + 1)
+
+
+def test_pinned_batches(store, monkeypatch):
+    """Without a GPU nothing can be pinned: what would be is."""
+    asked = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, *a: (asked.append(tensor.shape), tensor)[1])
+    assert len(list(StreamLoader(ImageStream(store.select(), batch_size=7), 0, pin_memory=True))) == 2
+    assert len(asked) == 10
+
+
+def test_all_truth_voxels_come_along(store):
+    steps = [CoordLimits([(20, 120), None, (8, 50)]), Scale(2.0), Threshold(15_000.0)]
+    stream = ImageStream(store.select(), batch_size=3, transforms=steps, full_y=True)
+    for batch in stream:
+        for i, key in enumerate(batch["keys"]):
+            coords, value = store.image(*key).truth_voxels
+            inside = (coords[:, 0] >= 20) & (coords[:, 0] < 120) & (coords[:, 2] >= 8) & (coords[:, 2] < 50)
+            mine = batch["truth_coords"][:, 3] == i
+            np.testing.assert_array_equal(batch["truth_coords"][mine][:, :3], coords[inside])
+            np.testing.assert_array_equal(batch["truth_value"][mine][:, 0], 2 * value[inside] > 15_000)
+
+
+@given(st.data())
+@settings(max_examples=25, deadline=None)
+def test_any_images_are_read_in_any_order(store, data):
+    """Also twice, with gaps of any size, and from chunks that they share."""
+    part = store.select()
+    images = data.draw(st.lists(st.integers(0, N_IMAGES - 1), min_size=1, max_size=9))
+    sample = ImageReader(part, full_y=True)(np.array(images))
+    for number, i in enumerate(images):
+        mine, image = sample.coords[:, 3] == number, part[i]
+        np.testing.assert_array_equal(sample.coords[mine][:, :3], image.coords)
+        np.testing.assert_array_equal(sample.features[mine], image.charge)
+        np.testing.assert_array_equal(sample.target[mine][:, 0], image.truth)
+        of_truth = sample.truth_coords[:, 3] == number
+        np.testing.assert_array_equal(sample.truth_coords[of_truth][:, :3], image.truth_voxels[0])
+        np.testing.assert_array_equal(sample.truth_value[of_truth][:, 0], image.truth_voxels[1])

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from larstore.errors import ConfigError
-from train.batches import assigned, check_budget, cut_batches, epoch_order, fingerprint, image_runs, local_batches
+from train.batches import (
+    assigned,
+    cut_batches,
+    epoch_order,
+    fingerprint,
+    image_runs,
+    local_batches,
+    within_budget,
+)
 
 counts = st.lists(st.integers(0, 5000), min_size=1, max_size=60).map(lambda values: np.array(values, np.int64))
 budgets = st.tuples(st.none() | st.integers(1, 9), st.none() | st.integers(5000, 20_000))
@@ -40,15 +48,19 @@ def test_batches_are_as_large_as_the_budget_allows(voxels, budget):
 
 
 @given(counts, st.integers(1, 3000))
-def test_images_over_the_budget_are_left_out_and_listed(voxels, max_voxels):
-    plan = cut_batches(np.arange(len(voxels)), voxels, batch_size=None, max_voxels=max_voxels)
-    assert plan.skipped.tolist() == np.flatnonzero(voxels > max_voxels).tolist()
-    assert sorted([*plan.order.tolist(), *plan.skipped.tolist()]) == list(range(len(voxels)))
-    if len(plan.skipped):
-        with pytest.raises(ConfigError, match=f"{len(plan.skipped)} of {len(voxels)} images exceed.*over_budget: skip"):
-            check_budget(voxels, max_voxels, "s.zarr")
+def test_images_over_the_budget_fail_or_are_left_out_or_planned_smaller(voxels, max_voxels):
+    over = int((voxels > max_voxels).sum())
+    kept, planned = within_budget(voxels, max_voxels, "skip", "s.zarr")
+    assert kept.tolist() == [i for i, n in enumerate(voxels.tolist()) if n <= max_voxels]
+    assert planned[kept].tolist() == voxels[kept].tolist()
+    kept, planned = within_budget(voxels, max_voxels, "crop", "s.zarr")
+    assert kept.tolist() == list(range(len(voxels)))
+    assert planned.tolist() == [min(n, max_voxels) for n in voxels.tolist()]
+    if over:
+        with pytest.raises(ConfigError, match=f"s.zarr: {over} of {len(voxels)} images exceed.*skip or crop"):
+            within_budget(voxels, max_voxels, "fail", "s.zarr")
     else:
-        check_budget(voxels, max_voxels, "s.zarr")
+        assert len(within_budget(voxels, max_voxels, "fail", "s.zarr")[0]) == len(voxels)
 
 
 @given(counts, st.integers(1, 8000))
@@ -80,24 +92,52 @@ def test_orders_differ_between_epochs_and_seeds_and_repeat():
     assert orders[1, 1] == tuple(epoch_order(voxels, seed=1, epoch=1).tolist())
 
 
-@given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 4), st.data())
-def test_ranks_and_workers_share_one_order(n_batches, n_ranks, n_workers, data):
-    start = data.draw(st.integers(0, n_batches - 1))
-    seen = []
+def rows_of(n_batches, start, n_ranks, n_workers, last):
+    """What the ranks get at each step, as their loaders take it from their workers: [[(batch, padding), …], …]."""
+    of_rank = []
     for rank in range(n_ranks):
         lists = [
-            assigned(n_batches, start=start, rank=rank, n_ranks=n_ranks, worker=w, n_workers=n_workers)
+            assigned(n_batches, start=start, rank=rank, n_ranks=n_ranks, worker=w, n_workers=n_workers, last=last)
             for w in range(n_workers)
         ]
         # The loader takes one batch from each worker in turn.
-        turns = [lists[i % n_workers][i // n_workers] for i in range(sum(map(len, lists)))]
-        assert len(turns) == local_batches(n_batches, n_ranks, start)
-        seen.append(turns)
-    together = [seen[rank][i] for i in range(len(seen[0])) for rank in range(n_ranks)]
-    assert [b for b, padding in together if not padding] == list(range(start, n_batches))
-    padded = [b for b, padding in together if padding]
-    assert len(padded) < n_ranks
-    assert padded == [i % n_batches for i in range(len(padded))]
+        of_rank.append([lists[i % n_workers][i // n_workers] for i in range(sum(map(len, lists)))])
+        assert len(of_rank[-1]) == local_batches(n_batches, n_ranks, start, last)
+    return [list(row) for row in zip(*of_rank, strict=True)]
+
+
+@given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 4), st.sampled_from(["pad", "drop"]), st.data())
+def test_ranks_and_workers_share_one_order(n_batches, n_ranks, n_workers, last, data):
+    start = data.draw(st.integers(0, n_batches - 1))
+    rows = rows_of(n_batches, start, n_ranks, n_workers, last)
+    for k, row in enumerate(rows):
+        numbers = [b + n_batches * padding for b, padding in row]
+        assert [number % n_ranks for number in numbers if number < n_batches] == [
+            rank for rank, number in enumerate(numbers) if number < n_batches
+        ]
+        wanted = range(start + k * n_ranks, start + (k + 1) * n_ranks)
+        assert sorted(numbers) == sorted(b if b < n_batches else b % n_batches + n_batches for b in wanted)
+    together = [b for row in rows for b, padding in sorted(row) if not padding]
+    lost = n_batches - start - len(together)
+    assert sorted(together) == list(range(start, start + len(together)))
+    assert 0 <= lost < n_ranks if last == "drop" else lost == 0
+
+
+@given(
+    st.integers(1, 60),
+    st.lists(st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(0, 6)), max_size=6),
+    st.sampled_from(["pad", "drop"]),
+)
+def test_nothing_is_lost_or_twice_for_any_sequence_of_ranks_and_workers(n_batches, starts, last):
+    """Each start: (ranks, workers, steps until it is killed); the last one runs to the end of the epoch."""
+    seen, position = [], 0
+    for n_ranks, n_workers, steps in [*starts, (2, 3, n_batches)]:
+        rows = rows_of(n_batches, position, n_ranks, n_workers, last)[:steps] if position < n_batches else []
+        seen += [b for row in rows for b, padding in row if not padding]
+        position += n_ranks * len(rows)
+    assert len(set(seen)) == len(seen)
+    missing = set(range(n_batches)) - set(seen)
+    assert not missing if last == "pad" else missing <= {n_batches - 1}
 
 
 @given(counts, budgets, st.integers(1, 4), st.integers(1, 4), st.data())
@@ -118,5 +158,6 @@ def test_a_change_of_ranks_in_mid_epoch_loses_nothing(voxels, budget, ranks_befo
 
 def test_fingerprint_tells_images_and_settings_apart():
     voxels = np.array([1, 2, 3])
-    assert fingerprint(voxels, 4, None) == fingerprint(voxels.copy(), 4, None)
-    assert len({fingerprint(v, s) for v in (voxels, voxels[::-1], voxels[:2]) for s in (1, 2)}) == 6
+    assert fingerprint([voxels], 4, None) == fingerprint([voxels.copy()], 4, None)
+    assert len({fingerprint([v], s) for v in (voxels, voxels[::-1], voxels[:2]) for s in (1, 2)}) == 6
+    assert fingerprint([voxels, voxels[:0]]) != fingerprint([voxels[:2], voxels[2:]])

@@ -1,0 +1,141 @@
+"""Reading ahead: bounded in bytes, in order, gone on break, on errors and at the end of the process."""
+
+import gc
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+
+import larstore
+from larstore import testing
+from train.ahead import ReadAhead, batch_bytes
+from train.stream import ImageStream, StreamLoader
+
+
+def batches(n, made, size=100, error=None):
+    """n batches of ``size`` bytes; each is noted in ``made``."""
+    for number in range(n):
+        made.append(number)
+        yield {"coords": torch.zeros(size, dtype=torch.uint8), "number": number}
+    if error is not None:
+        raise error
+
+
+def wait_until(what, seconds=30.0):
+    end = time.monotonic() + seconds
+    while not what() and time.monotonic() < end:
+        time.sleep(0.005)
+    assert what()
+
+
+def threads():
+    return [t for t in threading.enumerate() if t.name == "larstore-read-ahead"]
+
+
+@pytest.mark.parametrize(("limit", "ahead"), [(1, 1), (100, 1), (101, 2), (250, 3), (10_000, 8)])
+def test_no_more_bytes_wait_than_allowed(limit, ahead):
+    made = []
+    reading = ReadAhead(batches(8, made), limit)
+    for taken in range(1, 9):
+        wait_until(lambda taken=taken: len(made) >= min(8, taken - 1 + ahead))
+        assert reading._held <= limit - 1 + 100
+        assert len(made) <= taken - 1 + ahead
+        assert next(reading)["number"] == taken - 1
+    with pytest.raises(StopIteration):
+        next(reading)
+    assert made == list(range(8))
+    wait_until(lambda: not threads())
+
+
+def test_an_error_comes_where_its_batch_would_have_and_is_the_same():
+    error, seen = KeyError("the very one"), []
+    with pytest.raises(KeyError) as caught:
+        seen += [b["number"] for b in ReadAhead(batches(3, [], error=error), 1000)]
+    assert caught.value is error
+    reading = ReadAhead(batches(2, [], error=error), 1000)
+    assert [next(reading)["number"], next(reading)["number"]] == [0, 1]
+    for _ in range(2):
+        with pytest.raises(KeyError):
+            next(reading)
+    wait_until(lambda: not threads())
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return larstore.open(testing.make_store(tmp_path_factory.mktemp("ahead") / "s.zarr", 9, 1, n_voxels=60))
+
+
+@pytest.mark.parametrize("how", ["break", "error", "interrupt"])
+def test_the_thread_ends_with_the_loop(store, how):
+    loader = StreamLoader(ImageStream(store.select(), shuffle=False), read_ahead_mb=1e-3)
+    wrong = {"error": ValueError, "interrupt": KeyboardInterrupt}.get(how)
+    try:
+        for i, _ in enumerate(loader):
+            assert threads()
+            if i == 2:
+                if wrong is None:
+                    break
+                raise wrong
+    except (ValueError, KeyboardInterrupt) as error:
+        error.__traceback__ = None
+    gc.collect()
+    wait_until(lambda: not threads())
+    assert loader.state_dict()["batches"] == 3  # handed out, whatever was read ahead
+    assert [b["keys"][0][0] for b in loader] == [3, 4, 5, 6, 7, 8]
+
+
+def test_reading_ahead_changes_nothing(store):
+    def seen(ahead):
+        loader = StreamLoader(ImageStream(store.select(), batch_size=2, seed=4), read_ahead_mb=ahead)
+        return [(b["keys"], b["coords"].tolist(), loader.state_dict()["batches"]) for _ in range(2) for b in loader]
+
+    assert seen(0) == seen(1e-6) == seen(100)
+
+
+def test_workers_keep_as_many_batches_as_the_bytes_allow(store):
+    stream = ImageStream(store.select(), batch_size=2)
+    size = max(batch_bytes(b) for b in stream)
+    assert size <= 64 * 120
+    for waiting in (1, 2, 3):
+        loader = StreamLoader(stream, 2, "fork", read_ahead_mb=2 * 64 * 120 * waiting / 1e6)
+        assert loader.prefetch_factor == waiting
+
+
+SCRIPT = """
+import os, sys, threading, time
+import larstore
+from train.stream import ImageStream, StreamLoader
+how, path = sys.argv[1:]
+stream = ImageStream(larstore.open(path).select())
+loader = StreamLoader(stream, read_ahead_mb=1e-3)
+if how == "hanging":
+    load = stream.load
+    stream.load = lambda positions, passes, number: time.sleep(600) if number == 3 else load(positions, passes, number)
+batches = iter(loader)
+next(batches)
+if how == "interrupt":
+    stream.load = lambda *a: time.sleep(600)
+    threading.Timer(0.3, lambda: os.kill(os.getpid(), 2)).start()
+    try:
+        for batch in batches:
+            pass
+    except KeyboardInterrupt:
+        print("interrupted")
+        sys.exit(0)
+print("left", flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["waiting", "hanging", "interrupt"])
+def test_the_process_ends(store, how):
+    """While the thread waits for room, hangs in a read, or the main thread waits for it and Ctrl-C comes."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, how, str(store.path)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == ("interrupted" if how == "interrupt" else "left")
+    assert done.stderr == ""

@@ -1,0 +1,113 @@
+"""Reads any images of a selection as one `Sample`, in as few reads as their places in the store allow."""
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from larstore.errors import ConfigError
+from train.samples import refuse_nan
+from train.steps import Sample
+
+VOXELS = ("voxels/coords", "voxels/charge", "voxels/truth")
+TRUTH = ("truth/coords", "truth/value")
+
+Numbers = npt.NDArray[np.int64]
+
+
+class ImageReader:
+    """Places of the images of one selection, as its store had them when it was opened.
+
+    Args:
+        selection: a `larstore` selection.
+        full_y: read all truth voxels, too.
+    """
+
+    def __init__(self, selection: Any, full_y: bool = False) -> None:
+        self.store = selection.store
+        self.planes = len(self.store.attributes["planes"])
+        columns = [selection.column(name) for name in ("file", "event", "tpc")]
+        self.keys = np.column_stack(columns).astype(np.int64)
+        self.start, self.count = (selection.column(f"voxel_{what}").astype(np.int64) for what in ("start", "count"))
+        self.known = ~np.isnan(selection.column("truth_sum"))  # images with truth
+        self.truth: tuple[Numbers, Numbers] | None = None
+        if full_y:
+            start, count = (selection.column(f"truth_{what}").astype(np.int64) for what in ("start", "count"))
+            self.truth = start, np.where(start < 0, 0, count)
+
+    def where(self, image: int) -> str:
+        """An image's name for errors."""
+        return f"{self.store.path}: image {tuple(self.keys[image].tolist())}"
+
+    def refuse_without_truth(self) -> None:
+        """ConfigError where an image has no truth, or no truth voxels where they are wanted."""
+        unknown = ~self.known if self.truth is None else ~self.known | (self.truth[0] < 0)
+        if unknown.any():
+            where = self.where(int(np.argmax(unknown)))
+            more = f" ({int(unknown.sum())} of {len(unknown)} have none)" if unknown.sum() > 1 else ""
+            raise ConfigError(f"{where} has no truth to train on{more}. Fix: leave its file out of data.train_i")
+
+    def __call__(self, images: Numbers) -> Sample:
+        """These images one after another; the fourth column of the coordinates says which one a voxel is of.
+
+        Raises DamageError for a charge that is not finite, and whatever reading raises.
+        """
+        count = self.count[images]
+        n = int(count.sum())
+        coords = _numbered(count)
+        charge, truth = np.empty((n, self.planes), np.float32), np.empty(n, np.float32)
+        read_rows(self.store, dict(zip(VOXELS, (coords[:, :3], charge, truth), strict=True)), self.start[images], count)
+        if n and not (np.isfinite(charge.max()) and np.isfinite(charge.min())):
+            wrong = int(np.argmin(np.isfinite(charge).all(axis=1)))
+            refuse_nan(charge, self.where(int(images[coords[wrong, 3]])))
+        known = np.isfinite(truth)
+        if not known.all():
+            truth = np.where(known, truth, np.float32(0))
+        sample = Sample(coords, charge, truth[:, None], known.astype(np.float32)[:, None])
+        return sample if self.truth is None else self._with_truth(sample, images)
+
+    def _with_truth(self, sample: Sample, images: Numbers) -> Sample:
+        assert self.truth is not None
+        start, count = (values[images] for values in self.truth)
+        coords, value = _numbered(count), np.empty(int(count.sum()), np.float32)
+        read_rows(self.store, dict(zip(TRUTH, (coords[:, :3], value), strict=True)), start, count)
+        return sample.replaced(truth_coords=coords, truth_value=value[:, None])
+
+
+def _numbered(count: Numbers) -> Numbers:
+    """Room for coordinates (n, 4) of images of these sizes, with the images' numbers in the fourth column."""
+    coords = np.empty((int(count.sum()), 4), np.int64)
+    coords[:, 3] = np.repeat(np.arange(len(count)), count)
+    return coords
+
+
+def read_rows(store: Any, out: dict[str, npt.NDArray[Any]], start: Numbers, count: Numbers) -> None:
+    """Fill arrays with the rows of images, given by their first rows and sizes, one image after another.
+
+    Images between which less than a chunk lies are read in one go: all of it has to be decoded anyway.
+    """
+    offset = np.cumsum(count) - count
+    used = np.flatnonzero(count)
+    if not len(used):
+        return
+    used = used[np.argsort(start[used], kind="stable")]
+    low, high, to = start[used], (start + count)[used], offset[used]
+    reached = np.maximum.accumulate(high)
+    gap = store.reader(next(iter(out))).layout.chunk_rows
+    breaks = (np.flatnonzero(low[1:] - reached[:-1] >= gap) + 1).tolist()
+    for a, b in pairwise([0, *breaks, len(used)]):
+        first, last = int(low[a]), int(reached[b - 1])
+        if (low[a + 1 : b] == high[a : b - 1]).all() and (
+            to[a + 1 : b] - to[a : b - 1] == (high - low)[a : b - 1]
+        ).all():
+            at = int(to[a])
+            store.read_arrays(list(out), first, last, [values[at : at + last - first] for values in out.values()])
+            continue
+        arrays = store.read_arrays(list(out), first, last)
+        for path, values in out.items():
+            rows = arrays[path]
+            for at, begin, end in zip(
+                to[a:b].tolist(), (low[a:b] - first).tolist(), (high[a:b] - first).tolist(), strict=True
+            ):
+                values[at : at + end - begin] = rows[begin:end]
