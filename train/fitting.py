@@ -84,8 +84,6 @@ def fit(
 def _prepare(config: Config, resume: bool, epoch: int | None) -> _Run:
     if not config.data.sources("train"):
         raise ConfigError("data.train_i is missing. Fix: add it, or use larstore infer, which needs none")
-    if config.data.full_y:
-        raise ConfigError("data.full_y: no loss uses all truth voxels. Fix: remove it, or set it to false")
     folder = RunFolder(config.output_dir)
     checkpoint = None
     if resume:
