@@ -1,7 +1,9 @@
 """Settings from YAML files and `--set KEY=VALUE`, checked by pydantic; every mistake is one line with its fix."""
 
 import difflib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -15,7 +17,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe one, but that 1:50 and 10:00:00 are text: YAML 1.1 makes 110 and 36000 of them."""
+    """The safe one, but for two numbers of YAML 1.1: it makes 110 of 1:50, which is text, and text of 1e-3."""
 
     def number_or_time(self, node: yaml.ScalarNode) -> int | float | str:
         """A number, unless it has colons."""
@@ -26,6 +28,8 @@ class _Loader(yaml.SafeLoader):
 
 for _tag in ("int", "float"):
     _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _Loader.number_or_time)
+_POWER = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _POWER, list("-+.0123456789"))
 
 
 def read_yaml(path: str | Path, example: str = "") -> dict[str, Any]:
@@ -56,7 +60,8 @@ def parse_yaml(text: str, origin: str) -> Any:
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str], by_name: Sequence[str] = ()) -> None:
     """Set nested keys from ``a.b=value`` entries, values in YAML; missing blocks on the way are made.
 
-    ``by_name``: blocks that may also be written as their name alone, as in ``trainer: basic``.
+    ``by_name``: patterns (``metrics.*``) of the blocks that may also be written as their name alone, as in
+    ``trainer: basic``.
     """
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -64,11 +69,11 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str], by_name: S
             raise ConfigError(f"--set {override}: not KEY=VALUE. Fix: for example --set train.n_epochs=5")
         block = values
         *parents, last = key.split(".")
-        for parent in parents:
+        for depth, parent in enumerate(parents, start=1):
             child = block.get(parent)
             if child is None or isinstance(child, bool):
                 block[parent] = child = {}
-            elif isinstance(child, str) and parent in by_name:
+            elif isinstance(child, str) and any(fnmatchcase(".".join(parents[:depth]), each) for each in by_name):
                 block[parent] = child = {"name": child}
             if not isinstance(child, dict):
                 raise ConfigError(f"--set {override}: {parent} holds {child!r}, not keys. Fix: set {parent} itself")
@@ -92,8 +97,7 @@ def one_line(error: ValidationError, model: type[BaseModel], origin: str, exampl
     more = f" (and {len(others)} more)" if others else ""
     if first["type"] == "extra_forbidden":
         valid = sorted({name for known in _walk(model, first["loc"][:-1])[0] for name in known.model_fields})
-        close = difflib.get_close_matches(keys[-1], valid, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
+        hint = did_you_mean(keys[-1], valid)
         return f"{origin}: {key} is not a known key{more}. Fix: {hint}valid here: {', '.join(valid)}"
     if first["type"] == "missing":
         return f"{origin}: {key} is missing{more}. Fix: add it" + (f"; {example} shows how" if example else "")
@@ -105,6 +109,13 @@ def one_line(error: ValidationError, model: type[BaseModel], origin: str, exampl
     expected = "; give keys: " + ", ".join(models[0].model_fields) if models and first["type"] == "model_type" else ""
     where = f"{key}{shown}: " if key else ""
     return f"{origin}: {where}{message}{more}. Fix: correct that value{expected}"
+
+
+def did_you_mean(word: str, valid: Iterable[str]) -> str:
+    """``"did you mean X? "``, where one of the ``valid`` words is close; capitals do not count."""
+    folded = {each.lower(): each for each in valid}
+    close = difflib.get_close_matches(word.lower(), list(folded), n=1)
+    return f"did you mean {folded[close[0]]}? " if close else ""
 
 
 def _walk(root: type[BaseModel], where: tuple[int | str, ...]) -> tuple[list[type[BaseModel]], list[str]]:

@@ -14,6 +14,8 @@ from train.schema import Config
 __all__ = ["Config", "load_config", "make_config", "naming_file", "with_inputs", "with_planes"]
 
 EXAMPLE = "configs/ghost3d.yaml"
+# Blocks that may be written as their name alone.
+SHORT = ("trainer", "trainer.scheduler", "metrics.*", "loss.score", "loss.charge")
 
 
 def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
@@ -27,7 +29,7 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         ConfigError: the file is missing or no YAML, a key is unknown, or a value is wrong; one line that says which.
     """
     values = read_yaml(path, EXAMPLE)
-    apply_overrides(values, overrides, by_name=("trainer",))
+    apply_overrides(values, overrides, by_name=SHORT)
     config = make_config(values, str(path))
     config._origin = str(path)
     return config

@@ -1,89 +1,37 @@
 """Losses by name: torch.nn's, and those of the research code; all take a weight per voxel."""
 
 import math
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from larstore.errors import ConfigError
-from train.schema import NamedSection
+from larstore.settings import did_you_mean
+from train.block_loss import DownsampleMSELoss
+from train.named import call_named
+from train.schema import DataConfig, NamedSection
+from train.torch_losses import NOT_PER_VOXEL, TorchLoss, torch_losses
+from train.voxel_loss import VoxelLoss
 
-
-def _own(total: Tensor) -> Tensor:
-    return total
-
-
-class VoxelLoss(nn.Module):
-    """A loss as a weighted mean over voxels.
-
-    ``forward(output, target, weight)``: (n, 1) each -> scalar, Σ weight · loss / Σ weight. Without any voxel of
-    weight > 0 it is a zero that is connected to the graph, so that a step on such a batch is possible.
-
-    Attributes:
-        n_outputs: columns that the network's output must have.
-        takes_truth: the target is the truth itself, where other losses of scores get labels 0 and 1.
-        parts: scalars that the last loss was the sum of, by name; NaN where nothing counted. Empty if there is one.
-        share: from this process's sum of weights to what it divides by. Where several train together it is their sum
-            over their number, so that the mean of their losses (and gradients) is that of the joint batch.
-    """
-
-    n_outputs: ClassVar[int] = 1
-    takes_truth: ClassVar[bool] = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.parts: dict[str, Tensor] = {}
-        self.share: Callable[[Tensor], Tensor] = _own
-
-    def forward(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """The scalar loss. Raises ConfigError if the output has another number of columns than the loss takes."""
-        self.check_outputs(output)
-        weight = torch.ones_like(target) if weight is None else weight
-        total = self.share(weight.sum())
-        if total == 0:
-            return (output * 0).sum()
-        return (self.per_voxel(output, target) * weight).sum() / total
-
-    def per_voxel(self, output: Tensor, target: Tensor) -> Tensor:
-        """(n, 1) loss of each voxel."""
-        raise NotImplementedError
-
-    def check_outputs(self, output: Tensor) -> None:
-        """Refuse what would be broadcast against the target without a word."""
-        if output.shape[1] != self.n_outputs:
-            raise ConfigError(
-                f"loss: takes {self.n_outputs} outputs per voxel, the model gives {output.shape[1]}. "
-                "Fix: MultiTaskLoss with cellnet_multi, any other loss with a model of one output"
-            )
-
-    def compared(self, output: Tensor, target: Tensor, weight: Tensor, binary: bool) -> tuple[Tensor, Tensor]:
-        """(k,) outputs and (k,) references of the voxels that count in a metric.
-
-        References are labels (int64, target > 0) for a ``binary`` metric, the target itself for one of regression.
-        """
-        counts = weight[:, 0] > 0
-        reference = target[counts, 0]
-        return output[counts, 0], (reference > 0).long() if binary else reference
-
-
-class TorchLoss(VoxelLoss):
-    """An elementwise loss of torch.nn, such as BCELoss, MSELoss, SmoothL1Loss."""
-
-    def __init__(self, name: str, arguments: dict[str, Any]) -> None:
-        super().__init__()
-        self.loss = getattr(nn, name)(**arguments, reduction="none")
-
-    def per_voxel(self, output: Tensor, target: Tensor) -> Tensor:
-        """(n, 1) loss of each voxel."""
-        loss: Tensor = self.loss(output, target)
-        return loss
+__all__ = [
+    "BCEL1Loss",
+    "ChargeWeightedBCELoss",
+    "DownsampleMSELoss",
+    "LabelWeightedBCELoss",
+    "MultiTaskLoss",
+    "TorchLoss",
+    "VoxelLoss",
+    "make_loss",
+]
 
 
 class BCEL1Loss(VoxelLoss):
     """Binary cross-entropy + ``L1_lambda`` × mean |score|: pulls scores to zero."""
+
+    takes_labels = True
+    takes_scores = True
 
     def __init__(self, L1_lambda: float) -> None:
         super().__init__()
@@ -101,6 +49,7 @@ class ChargeWeightedBCELoss(VoxelLoss):
     """
 
     takes_truth: ClassVar[bool] = True
+    takes_scores = True
 
     def __init__(self, negative_weight: float) -> None:
         super().__init__()
@@ -115,6 +64,9 @@ class ChargeWeightedBCELoss(VoxelLoss):
 
 class LabelWeightedBCELoss(VoxelLoss):
     """Binary cross-entropy in which true voxels (target > 0) weigh ``positive_weight``; the mean is over voxels."""
+
+    takes_labels = True
+    takes_scores = True
 
     def __init__(self, positive_weight: float) -> None:
         super().__init__()
@@ -174,7 +126,17 @@ class MultiTaskLoss(VoxelLoss):
         self.score_weight, self.charge_weight = float(score_weight), float(charge_weight)
         self.threshold, self.charge_of_ghosts = float(threshold), charge_of_ghosts
 
-    def forward(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    def check_data(self, data: DataConfig, name: str) -> None:
+        """Refuse labels in the place of the truth."""
+        if data.threshold is not None:
+            raise ConfigError(
+                f"data.threshold = {data.threshold:g} leaves no charge to learn for {name}. "
+                "Fix: remove it, and set loss.threshold"
+            )
+
+    def forward(
+        self, output: Tensor, target: Tensor, weight: Tensor | None = None, batch: dict[str, Any] | None = None
+    ) -> Tensor:
         """The scalar loss of output (n, 2) against target and weight (n, 1); ``parts`` are those before weighting."""
         self.check_outputs(output)
         weight = torch.ones_like(target) if weight is None else weight
@@ -209,19 +171,9 @@ def _make_part(key: str, block: Any, names: tuple[str, ...]) -> VoxelLoss:
     return make_loss(NamedSection.model_validate(block), f"loss.{key}")
 
 
-# torch.nn's losses that compare two tensors element by element.
-ELEMENTWISE = (
-    "BCELoss",
-    "BCEWithLogitsLoss",
-    "HuberLoss",
-    "L1Loss",
-    "MSELoss",
-    "PoissonNLLLoss",
-    "SmoothL1Loss",
-    "SoftMarginLoss",
-)
 OWN: dict[str, type[VoxelLoss]] = {
-    loss.__name__: loss for loss in (BCEL1Loss, ChargeWeightedBCELoss, LabelWeightedBCELoss, MultiTaskLoss)
+    loss.__name__: loss
+    for loss in (BCEL1Loss, ChargeWeightedBCELoss, DownsampleMSELoss, LabelWeightedBCELoss, MultiTaskLoss)
 }
 # The research code's ghost3d_3.yaml names a loss that was renamed.
 OWN["WeightedBCELoss"] = ChargeWeightedBCELoss
@@ -229,13 +181,17 @@ OWN["WeightedBCELoss"] = ChargeWeightedBCELoss
 
 def make_loss(section: NamedSection, key: str = "loss") -> VoxelLoss:
     """The loss of a configuration's block ``key``. Raises ConfigError for an unknown name or argument."""
-    arguments = section.arguments
-    try:
-        if section.name in OWN:
-            return OWN[section.name](**arguments)
-        if section.name in ELEMENTWISE:
-            return TorchLoss(section.name, arguments)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{key}: {section.name}: {error}. Fix: correct its arguments {sorted(arguments)}") from error
-    valid = (*sorted(OWN), *ELEMENTWISE)
-    raise ConfigError(f"{key}: {section.name!r} is not a loss per voxel. Fix: one of {', '.join(valid)}")
+    name, arguments = section.name, section.arguments
+    if name in OWN:
+        loss: VoxelLoss = call_named(OWN[name], name, arguments, key)
+        return loss
+    known = torch_losses()
+    if name in known:
+        return TorchLoss(name, arguments, key)
+    if name in NOT_PER_VOXEL:
+        reason, instead = NOT_PER_VOXEL[name]
+        raise ConfigError(f"{key}: {name} {reason}. Fix: {instead}")
+    valid = [*sorted(OWN), *known]
+    raise ConfigError(
+        f"{key}: {name!r} is not a loss per voxel. Fix: {did_you_mean(name, valid)}one of {', '.join(valid)}"
+    )

@@ -8,21 +8,47 @@ from torch import Tensor
 from torchmetrics import classification, regression
 
 from larstore.errors import ConfigError
-from train.losses import VoxelLoss
+from larstore.settings import did_you_mean
+from train.named import call_named
 from train.schema import NamedSection
+from train.voxel_loss import VoxelLoss
 
 RENAMED = {"BinAccuracy": "BinaryAccuracy"}  # score > 0.5 against the label
 
 
-def _find(name: str) -> type[torchmetrics.Metric] | None:
-    name = RENAMED.get(name, name)
-    for module, candidate in ((classification, f"Binary{name}"), (classification, name), (regression, name)):
-        found = getattr(module, candidate, None)
-        if isinstance(found, type) and issubclass(found, torchmetrics.Metric):
-            if module is classification and not candidate.startswith("Binary"):
-                continue
-            return found
-    return None
+# Of torchmetrics, without a number for pairs of outputs and references; the reason.
+CURVES = "gives no single number. Fix: larstore evaluate, which draws curves"
+VECTORS = "compares vectors, a voxel has one number. Fix: MeanSquaredError or PearsonCorrCoef"
+GROUPS = "compares groups of people. Fix: BinAccuracy or AveragePrecision"
+REFUSED = {
+    "BinaryConfusionMatrix": "gives a matrix. Fix: Precision and Recall",
+    "BinaryStatScores": "gives counts. Fix: Precision and Recall",
+    "BinaryPrecisionRecallCurve": CURVES,
+    "BinaryROC": CURVES,
+    "BinaryFairness": GROUPS,
+    "BinaryGroupStatRates": GROUPS,
+    "ContinuousRankedProbabilityScore": VECTORS,
+    "CosineSimilarity": VECTORS,
+    "JensenShannonDivergence": VECTORS,
+    "KLDivergence": VECTORS,
+}
+
+
+def _known() -> dict[str, type[torchmetrics.Metric]]:
+    """Binary metrics and those of regression, by their names in torchmetrics."""
+    return {
+        name: getattr(module, name)
+        for module, names in (
+            (classification, [n for n in classification.__all__ if n.startswith("Binary")]),
+            (regression, regression.__all__),
+        )
+        for name in names
+    }
+
+
+def metric_names() -> list[str]:
+    """What may be asked for, by the names of torchmetrics."""
+    return sorted(_known().keys() - REFUSED.keys())
 
 
 class Metrics:
@@ -71,21 +97,34 @@ def _value(metric: torchmetrics.Metric) -> float:
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="No (positive|negative) samples")  # it would go on with made-up values
         try:
-            return float(metric.compute())
+            value = metric.compute()
         except UserWarning:
             return float("nan")
+        except ValueError as error:
+            if "at least two samples" not in str(error):
+                raise
+            return float("nan")
+    # Those of a fixed precision, recall … come with the threshold of it.
+    return float(value[0] if isinstance(value, tuple) else value)
 
 
 def make_metric(section: NamedSection) -> torchmetrics.Metric:
     """One metric by its torchmetrics name, with or without "Binary". Raises ConfigError."""
-    found = _find(section.name)
-    if found is None:
+    known = _known()
+    name = RENAMED.get(section.name, section.name)
+    name = f"Binary{name}" if f"Binary{name}" in known else name
+    if name in REFUSED:
+        raise ConfigError(f"metrics: {section.name} {REFUSED[name]}")
+    if name not in known:
+        valid = metric_names()
+        near = did_you_mean(section.name, [*RENAMED, *valid, *(each.removeprefix("Binary") for each in valid)])
         raise ConfigError(
-            f"metrics: {section.name!r} is unknown. Fix: BinAccuracy, AveragePrecision, or another binary or "
+            f"metrics: {section.name!r} is unknown. Fix: {near}BinAccuracy, AveragePrecision, or another binary or "
             "regression metric of torchmetrics"
         )
-    try:
-        metric = found(**section.arguments)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"metrics: {section.name}: {error}. Fix: correct its arguments") from error
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message=".*save all targets and predictions"
+        )  # only in validation: see Metrics
+        metric: torchmetrics.Metric = call_named(known[name], section.name, section.arguments, "metrics")
     return metric

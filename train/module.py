@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from larstore.errors import ConfigError, LarstoreError
-from train.losses import MultiTaskLoss, make_loss
+from train.losses import make_loss
 from train.metrics import Metrics
-from train.models import build_model
-from train.schema import Config, OneCycleTrainer, PlateauTrainer
-
-FUSED = ("Adam", "AdamW", "SGD")  # of torch.optim: one kernel for all weights, on CPUs and GPUs
+from train.models import build_model, check_scores
+from train.optimisers import make_optimiser
+from train.schedules import Schedule, make_schedule, one_cycle
+from train.schema import Config, OneCycleTrainer
 
 
 class TrainingError(LarstoreError):
@@ -37,11 +37,8 @@ class ImageModule(lightning.LightningModule):
         self.config, self.n_steps = config, n_steps
         self.model = build_model(config.model.model_dump())
         self.loss = make_loss(config.loss)
-        if isinstance(self.loss, MultiTaskLoss) and config.data.threshold is not None:
-            raise ConfigError(
-                f"data.threshold = {config.data.threshold:g} leaves no charge to learn for MultiTaskLoss. "
-                "Fix: remove it, and set loss.threshold"
-            )
+        self.loss.check_data(config.data, config.loss.name)
+        check_scores(config.model.model_dump(), config.loss.name, self.loss.takes_scores)
         self.metrics = {
             "train": Metrics(config.metrics, constant_memory=True, loss=self.loss),
             "valid": Metrics(config.metrics, loss=self.loss),
@@ -49,10 +46,12 @@ class ImageModule(lightning.LightningModule):
         self.losses: dict[str, list[float]] = {"train": [], "valid": []}
         self.loss_parts: dict[str, dict[str, list[float]]] = {"train": {}, "valid": {}}
         self.base_rates: list[float] = []
-        self.plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
-        self.plateau_state: dict[str, Any] | None = None
+        self.schedule: Schedule | None = None
+        self.schedule_state: dict[str, Any] | None = None
+        self.last_counted: tuple[int, int] | None = None  # epoch and batch whose loss is in the summaries already
         self.elapsed_before = 0.0  # seconds of earlier starts of this run
         self.started = time.monotonic()
+        self.configure_optimizers()  # again when training starts; mistakes are told before anything is written
 
     @property
     def elapsed(self) -> float:
@@ -70,25 +69,18 @@ class ImageModule(lightning.LightningModule):
         """The optimiser of torch.optim that the configuration names. Raises ConfigError."""
         section = self.config.optimizer
         assert section is not None
-        kind = getattr(torch.optim, section.name, None)
-        if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
-            raise ConfigError(f"optimizer: {section.name!r} is not in torch.optim. Fix: for example Adam, AdamW, SGD")
-        arguments = section.arguments
-        if section.name in FUSED and not {"foreach", "fused"} & set(arguments):
-            arguments["fused"] = True
-        try:
-            optimizer = kind(filter(lambda p: p.requires_grad, self.parameters()), **arguments)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"optimizer: {section.name}: {error}. Fix: correct its arguments") from error
+        optimizer = make_optimiser(section, (p for p in self.parameters() if p.requires_grad))
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
-        trainer = self.config.trainer
-        if isinstance(trainer, PlateauTrainer):
-            self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-                optimizer, "max", patience=trainer.patience, factor=trainer.factor
-            )
-            if self.plateau_state is not None:
-                self.plateau.load_state_dict(self.plateau_state)
+        self.schedule = make_schedule(self.config.trainer, optimizer, self.n_steps, self.config.train.n_epochs)
+        if self.schedule is not None and self.schedule_state is not None:
+            self.schedule.load_state_dict(self.schedule_state)
         return optimizer
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """A step of the optimiser, and of a scheduler that goes by steps: before anything is saved."""
+        super().optimizer_step(*args, **kwargs)
+        if self.schedule is not None:
+            self.schedule.after_step()
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Set the learning rate of a one-cycle run."""
@@ -98,21 +90,27 @@ class ImageModule(lightning.LightningModule):
                 group["lr"] = rate * factor
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """The loss of one batch. Raises TrainingError with the images' keys where it is not finite."""
-        return self._step(batch, "train")
+        """The loss of one batch. Raises TrainingError with the images' keys where it is not finite.
+
+        Some optimisers (LBFGS) ask for it several times a step: the first one counts in the summaries.
+        """
+        counts = self.last_counted != (self.current_epoch, batch_idx)
+        self.last_counted = (self.current_epoch, batch_idx)
+        return self._step(batch, "train", counts)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Loss and metrics of one validation batch."""
         self._step(batch, "valid")
 
-    def _step(self, batch: dict[str, Any], part: str) -> Tensor:
+    def _step(self, batch: dict[str, Any], part: str, counts: bool = True) -> Tensor:
         if not len(batch["coords"]):  # a transform may have emptied it; no network is asked about nothing
-            self.losses[part].append(0.0)
+            if counts:
+                self.losses[part].append(0.0)
             return sum((p.sum() * 0.0 for p in self.model.parameters() if p.requires_grad), torch.zeros(()))
         output = self.model(batch["coords"], batch["features"])
         # Checked before the loss: torch's binary cross-entropy answers to NaN with an error that names nothing.
         finite = bool(torch.isfinite(output).all())
-        loss: Tensor = self.loss(output, batch["target"], batch["weight"]) if finite else output.sum()
+        loss: Tensor = self.loss(output, batch["target"], batch["weight"], batch) if finite else output.sum()
         value = float(loss.detach())
         if not (finite and math.isfinite(value)):
             raise TrainingError(
@@ -120,6 +118,8 @@ class ImageModule(lightning.LightningModule):
                 f"batch {batch['number']}, images (file, event, tpc) {batch['keys']}. "
                 "Fix: lower optimizer.lr, set train.gradient_clip, or look at these images"
             )
+        if not counts:
+            return loss
         self.losses[part].append(value)
         for name, tensor in self.loss.parts.items():
             self.loss_parts[part].setdefault(name, []).append(float(tensor))
@@ -136,19 +136,16 @@ class ImageModule(lightning.LightningModule):
         return {"loss": _mean(losses), **means, **self.metrics[part].compute()}
 
     def end_epoch(self, valid: dict[str, float]) -> None:
-        """Let a plateau scheduler see the epoch's validation metric."""
-        if self.plateau is not None and isinstance(self.config.trainer, PlateauTrainer):
-            value = valid.get(self.config.trainer.metric)
-            if value is None:
-                raise ConfigError("trainer: schedule_plateau needs validation. Fix: set data.inference_i")
-            self.plateau.step(value)
+        """Let the scheduler know that an epoch is over, with the values of its validation."""
+        if self.schedule is not None:
+            self.schedule.after_epoch(valid)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what a resumed run needs beside weights and optimiser: time used, scheduler, random numbers."""
         checkpoint.setdefault("larstore", {}).update(
             elapsed=self.elapsed,
             random=torch.get_rng_state(),
-            plateau=None if self.plateau is None else self.plateau.state_dict(),
+            schedule=None if self.schedule is None else self.schedule.state_dict(),
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -156,18 +153,10 @@ class ImageModule(lightning.LightningModule):
         state = checkpoint["larstore"]
         self.elapsed_before, self.started = float(state["elapsed"]), time.monotonic()
         torch.set_rng_state(state["random"])
-        self.plateau_state = state["plateau"]  # the scheduler itself is made later, with the optimiser
+        self.schedule_state = state["schedule"]  # the scheduler itself is made later, with the optimiser
 
 
 def _mean(values: list[float]) -> float:
     """Of the batches in which something counted, NaN if there was none."""
     counted = [value for value in values if not math.isnan(value)]
     return sum(counted) / len(counted) if counted else math.nan
-
-
-def one_cycle(progress: float, warmup: float, final: float) -> float:
-    """Factor on the learning rate: linear from 0.1 to 1 over ``warmup``, then a cosine down to ``final`` at 1."""
-    if progress < warmup:
-        return 0.1 + 0.9 * progress / warmup
-    fall = (progress - warmup) / (1.0 - warmup)
-    return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * fall))

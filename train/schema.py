@@ -194,7 +194,21 @@ class OneCycleTrainer(Section):
     final: float = Field(default=0.01, ge=0.0, le=1.0)
 
 
-Trainer = Annotated[BasicTrainer | PlateauTrainer | OneCycleTrainer, Field(discriminator="name")]
+class ScheduleTrainer(Section):
+    """The learning rate follows a scheduler of torch.optim.lr_scheduler, or some in sequence or chained."""
+
+    name: Literal["schedule"]
+    scheduler: NamedSection  # its name and arguments; of SequentialLR and ChainedScheduler schedulers: a list of such
+    interval: Literal["epoch", "step"] = "epoch"  # when it is asked for the next rate
+    metric: str = "loss"  # of validation, the one that ReduceLROnPlateau looks at
+
+    @field_validator("scheduler", mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+Trainer = Annotated[BasicTrainer | PlateauTrainer | OneCycleTrainer | ScheduleTrainer, Field(discriminator="name")]
 
 
 class TrainConfig(Section):
@@ -256,9 +270,15 @@ class Config(Section):
         return full
 
     @model_validator(mode="after")
-    def _plateau_metric_exists(self) -> "Config":
-        if isinstance(self.trainer, PlateauTrainer) and self.trainer.metric not in self.metrics:
-            raise ValueError(f"trainer.metric {self.trainer.metric!r} is not among the metrics {sorted(self.metrics)}")
+    def _metrics_have_their_names(self) -> "Config":
+        for name in self.metrics:
+            if name in ("loss", "time") or name.endswith("_loss"):
+                raise ValueError(f"metrics.{name}: the summaries have a column of this name. Give the metric another")
+        # Without training images, only inference is asked for, and what concerns training is not used.
+        if self.data.train_i is not None and isinstance(self.trainer, PlateauTrainer | ScheduleTrainer):
+            known = [*self.metrics, "loss"] if isinstance(self.trainer, ScheduleTrainer) else list(self.metrics)
+            if self.trainer.metric not in known:
+                raise ValueError(f"trainer.metric {self.trainer.metric!r} is not among the metrics {sorted(known)}")
         return self
 
     def plain(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def changed(key, value):
     return values
 
 
-@pytest.mark.parametrize("name", ["ghost3d.yaml", "charge3d.yaml", "multi3d.yaml"])
+@pytest.mark.parametrize("name", ["ghost3d.yaml", "charge.yaml", "multi_task.yaml"])
 def test_shipped_configurations_load(name):
     config = load_config(CONFIGS / name)
     assert config.loss is not None

@@ -16,7 +16,8 @@ from train.checkpoint import load_checkpoint, model_weights
 from train.config import make_config
 from train.fitting import fit
 from train.folder import RunFolder
-from train.module import ImageModule, TrainingError, one_cycle
+from train.module import ImageModule, TrainingError
+from train.schedules import one_cycle
 
 pytestmark = pytest.mark.usefixtures("point_net")
 
@@ -293,8 +294,8 @@ def test_a_failed_write_keeps_the_older_checkpoint(store, tmp_path, monkeypatch)
         ({"loss": None}, "loss is missing"),
         ({"optimizer": None}, "optimizer is missing"),
         ({"loss": {"name": "Loss"}}, "'Loss' is not a loss"),
-        ({"optimizer": {"name": "Adams"}}, "'Adams' is not in torch.optim"),
-        ({"optimizer": {"name": "Adam", "speed": 1}}, "optimizer: Adam"),
+        ({"optimizer": {"name": "Adams"}}, "'Adams' is not in torch.optim. Fix: did you mean Adam?"),
+        ({"optimizer": {"name": "Adam", "speed": 1}}, "optimizer: speed is no argument of Adam"),
         ({"metrics": {"x": "Best"}}, "'Best' is unknown"),
         ({"train__transfer": "nothing.pth.tar"}, "no such checkpoint"),
         ({"output_dir": "/proc/nothing"}, "/proc/nothing"),

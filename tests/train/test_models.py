@@ -13,8 +13,11 @@ COORDS = torch.tensor([[0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 2, 0], [15, 15, 15, 1]
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "cellnet_bianry"}, "'cellnet_bianry' is unknown. Fix: one of cellnet, cellnet_binary"),
-        ({"nChanels": 4}, "nChanels is no argument of cellnet_binary. Fix: one of spatial_size, nChannels"),
+        (
+            {"name": "cellnet_bianry"},
+            "'cellnet_bianry' is unknown. Fix: did you mean cellnet_binary\\? one of cellnet, cellnet_b",
+        ),
+        ({"nChanels": 4}, "nChanels is no argument of cellnet_binary. Fix: did you mean nChannels\\? one of s"),
         ({"nHiddenLayers": 1}, "nHiddenLayers is no argument of cellnet_binary"),
         ({"nStrides": None}, "nStrides is missing"),
         ({"nStrides": 0}, "nStrides = 0 makes no net"),

@@ -1,14 +1,18 @@
 """Networks by name, as the ``model:`` block of a configuration asks for them."""
 
 import inspect
+import logging
 from typing import Any
 
 from torch import nn
 
 from larstore.errors import ConfigError
+from larstore.settings import did_you_mean
 from train.models.cellnet import BinarySparseCellNet, ChargeSparseCellNet, SparseCellNet
 from train.models.multitask import MultiTaskSparseCellNet
+from train.torch_losses import OF_LOGITS
 
+log = logging.getLogger("larstore.train")
 MODELS: dict[str, type[SparseCellNet]] = {
     "cellnet": SparseCellNet,
     "cellnet_binary": BinarySparseCellNet,
@@ -24,6 +28,7 @@ __all__ = [
     "MultiTaskSparseCellNet",
     "SparseCellNet",
     "build_model",
+    "check_scores",
     "outputs_of",
 ]
 
@@ -46,7 +51,8 @@ def build_model(block: dict[str, Any]) -> nn.Module:
     known = arguments_of(MODELS[name])
     unknown = sorted(set(settings) - set(known))
     if unknown:
-        raise ConfigError(f"model: {unknown[0]} is no argument of {name}. Fix: one of {', '.join(known)}")
+        hint = did_you_mean(unknown[0], known)
+        raise ConfigError(f"model: {unknown[0]} is no argument of {name}. Fix: {hint}one of {', '.join(known)}")
     missing = [key for key, p in known.items() if p.default is p.empty and key not in settings]
     if missing:
         raise ConfigError(f"model: {missing[0]} is missing for {name}. Fix: add it")
@@ -58,9 +64,22 @@ def outputs_of(block: dict[str, Any]) -> tuple[str, ...]:
     return MODELS[_name(block)].outputs
 
 
+def check_scores(block: dict[str, Any], loss: str, takes_scores: bool) -> None:
+    """Does the network give what the loss of that name takes? Raises ConfigError; what is only unwise is logged."""
+    gives_scores, name = outputs_of(block)[0] == "score", _name(block)
+    if takes_scores and not gives_scores:
+        raise ConfigError(
+            f"loss: {loss} takes scores from 0 to 1, {name} gives any number. Fix: model: cellnet_binary, or, for "
+            "charges, a loss such as MSELoss"
+        )
+    if loss in OF_LOGITS and gives_scores:
+        log.warning("loss: %s is made for outputs of any size, %s gives scores from 0 to 1: take BCELoss", loss, name)
+
+
 def _name(block: dict[str, Any]) -> str:
     given = block.get("name")
     name = ALIASES.get(given, given) if isinstance(given, str) else given
     if name not in MODELS:
-        raise ConfigError(f"model: name = {given!r} is unknown. Fix: one of {', '.join(MODELS)}")
+        hint = did_you_mean(str(given), (*MODELS, *ALIASES))
+        raise ConfigError(f"model: name = {given!r} is unknown. Fix: {hint}one of {', '.join(MODELS)}")
     return str(name)
