@@ -42,6 +42,7 @@ def make_loader(config: Config, part: Literal["train", "valid"]) -> StreamLoader
         over_budget=data.over_budget,
         window=data.window,
         need_truth=True,
+        truth=data.truth,
     )
     pin = config.train.accelerator != "cpu" and torch.cuda.is_available()
     return StreamLoader(stream, data.num_workers if training else 0, data.start_method, pin)

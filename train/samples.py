@@ -13,24 +13,29 @@ Batch = dict[str, Any]
 Key = tuple[int, int, int]
 
 
-def to_sample(image: Any, where: str, need_truth: bool = False) -> Sample:
+def to_sample(image: Any, where: str, need_truth: bool = False, truth_kind: str = "truth") -> Sample:
     """The arrays of a `larstore` image before any transform; voxels without known truth get weight 0.
 
     Args:
         image: with ``coords``, ``charge`` and ``truth``.
         where: names the image in errors.
         need_truth: refuse an image that has none at all.
+        truth_kind: "truth", the electrons freed, or "collected", those that attachment lets reach the wires.
 
     Raises:
         DamageError: a charge is not finite, which no store writes.
         ConfigError: truth is needed and missing.
     """
-    charge, truth = np.asarray(image.charge, np.float32), image.truth
+    charge = np.asarray(image.charge, np.float32)
+    truth = image.collected if truth_kind == "collected" else image.truth
+    if truth_kind == "collected" and len(truth) and np.isnan(truth).all():
+        truth = None
     if not np.isfinite(charge).all():
         raise DamageError(f"{where}: charge holds NaN or infinity. Fix: run larstore verify on the store")
     if truth is None:
         if need_truth:
-            raise ConfigError(f"{where} has no truth to train on. Fix: leave its file out of data.train_i")
+            what, other = ("collected truth", ", or data.truth: truth") if truth_kind == "collected" else ("truth", "")
+            raise ConfigError(f"{where} has no {what} to train on. Fix: leave its file out of data.train_i{other}")
         truth = np.full(len(charge), np.nan, np.float32)
     known = np.isfinite(truth)[:, None]
     target = np.where(known, truth[:, None], np.float32(0))

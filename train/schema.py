@@ -70,6 +70,7 @@ class DataConfig(Section):
     train_i: list[Range | None] | None = None
     inference_i: list[Range | None] | None = None
     tpcs: list[list[int] | None] | None = None
+    truth: Literal["truth", "collected"] = "truth"  # electrons freed, or those that reach the wires
     scale: list[float] | None = None  # factor on the truth
     threshold: float | None = None  # truth > threshold is 1, else 0; None keeps the truth as it is
     coord_lim: tuple[Limits | None, Limits | None, Limits | None] | None = None  # training only

@@ -45,6 +45,7 @@ class ImageStream(IterableDataset[Batch]):
         window: runs of consecutive images that are shuffled together.
         rank, n_ranks: this process among those that train together.
         need_truth: refuse images without truth instead of giving them weight 0.
+        truth: what the target is made of, "truth" or "collected" (see `to_sample`).
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class ImageStream(IterableDataset[Batch]):
         rank: int = 0,
         n_ranks: int = 1,
         need_truth: bool = False,
+        truth: str = "truth",
     ) -> None:
         super().__init__()
         pairs = list(selection) if isinstance(selection, (list, tuple)) else [(selection, transforms)]
@@ -72,6 +74,7 @@ class ImageStream(IterableDataset[Batch]):
         self.first = np.cumsum([0, *map(len, self.selections)])  # position of each selection's first image
         self.batch_size, self.max_voxels, self.shuffle, self.seed = batch_size, max_voxels, shuffle, seed
         self.window, self.rank, self.n_ranks, self.need_truth = window, rank, n_ranks, need_truth
+        self.truth = truth
         if not len(self.keys):
             raise ConfigError(f"{self._name()}: the selection is empty. Fix: check the file ranges and the TPCs")
         if over_budget == "fail":
@@ -198,7 +201,8 @@ class ImageStream(IterableDataset[Batch]):
 
     def _sample(self, image: Any, position: int, epoch: int) -> Sample:
         source, key = self._source(position), self._key(position)
-        sample = to_sample(image, f"{self.selections[source].store.path}: image {key}", self.need_truth)
+        where = f"{self.selections[source].store.path}: image {key}"
+        sample = to_sample(image, where, self.need_truth, self.truth)
         random = np.random.default_rng([self.seed, epoch, *key])
         for transform in self.transforms[source]:
             sample = transform(sample, random)
