@@ -57,6 +57,7 @@ def make_loader(
         need_truth=True,
         full_y=data.full_y,
         vary=training,
+        truth=data.truth,
     )
     pin = config.train.accelerator != "cpu" and torch.cuda.is_available()
     return StreamLoader(stream, data.num_workers if training else 0, data.start_method, pin, data.read_ahead_mb)

@@ -7,13 +7,15 @@ import numpy as np
 import numpy.typing as npt
 
 from larstore.errors import ConfigError
+from larstore.format import truth_names
+from larstore.image import at_voxels
 from train.samples import refuse_nan
 from train.steps import Sample
 
 VOXELS = ("voxels/coords", "voxels/charge", "voxels/truth")
-TRUTH = ("truth/coords", "truth/value")
 
 Numbers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
 
 
 class ImageReader:
@@ -22,19 +24,24 @@ class ImageReader:
     Args:
         selection: a `larstore` selection.
         full_y: read all truth voxels, too.
+        kind: what the target is made of: "truth", the electrons freed, or "collected", those that attachment lets
+            reach the wires.
     """
 
-    def __init__(self, selection: Any, full_y: bool = False) -> None:
-        self.store = selection.store
+    def __init__(self, selection: Any, full_y: bool = False, kind: str = "truth") -> None:
+        self.store, self.full_y, self.kind = selection.store, full_y, kind
         self.planes = len(self.store.attributes["planes"])
         columns = [selection.column(name) for name in ("file", "event", "tpc")]
         self.keys = np.column_stack(columns).astype(np.int64)
         self.start, self.count = (selection.column(f"voxel_{what}").astype(np.int64) for what in ("start", "count"))
         self.known = ~np.isnan(selection.column("truth_sum"))  # images with truth
         self.truth: tuple[Numbers, Numbers] | None = None
-        if full_y:
+        if full_y or kind != "truth":
             start, count = (selection.column(f"truth_{what}").astype(np.int64) for what in ("start", "count"))
             self.truth = start, np.where(start < 0, 0, count)
+        if kind != "truth":
+            told = selection.column("truth_columns") if self.store.root.truth_columns else np.zeros(len(self.keys))
+            self.known &= np.array([kind in truth_names(int(bits)) for bits in told], bool)
 
     def where(self, image: int) -> str:
         """An image's name for errors."""
@@ -46,7 +53,10 @@ class ImageReader:
         if unknown.any():
             where = self.where(int(np.argmax(unknown)))
             more = f" ({int(unknown.sum())} of {len(unknown)} have none)" if unknown.sum() > 1 else ""
-            raise ConfigError(f"{where} has no truth to train on{more}. Fix: leave its file out of data.train_i")
+            what, other = ("truth", "") if self.kind == "truth" else (f"{self.kind} truth", ", or data.truth: truth")
+            raise ConfigError(
+                f"{where} has no {what} to train on{more}. Fix: leave its file out of data.train_i{other}"
+            )
 
     def __call__(self, images: Numbers) -> Sample:
         """These images one after another; the fourth column of the coordinates says which one a voxel is of.
@@ -61,18 +71,35 @@ class ImageReader:
         if n and not (np.isfinite(charge.max()) and np.isfinite(charge.min())):
             wrong = int(np.argmin(np.isfinite(charge).all(axis=1)))
             refuse_nan(charge, self.where(int(images[coords[wrong, 3]])))
+        points = None if self.truth is None else self._points(images)
+        if points is not None and self.kind != "truth":
+            _place(truth, coords, *points, self.known[images])
         known = np.isfinite(truth)
         if not known.all():
             truth = np.where(known, truth, np.float32(0))
         sample = Sample(coords, charge, truth[:, None], known.astype(np.float32)[:, None])
-        return sample if self.truth is None else self._with_truth(sample, images)
+        if points is None or not self.full_y:
+            return sample
+        return sample.replaced(truth_coords=points[0], truth_value=points[1][:, None])
 
-    def _with_truth(self, sample: Sample, images: Numbers) -> Sample:
+    def _points(self, images: Numbers) -> tuple[Numbers, Floats]:
+        """All truth voxels (m, 4) of these images and their values (m,); none of images that do not tell."""
         assert self.truth is not None
-        start, count = (values[images] for values in self.truth)
+        start, count = self.truth[0][images], np.where(self.known, self.truth[1], 0)[images]
         coords, value = _numbered(count), np.empty(int(count.sum()), np.float32)
-        read_rows(self.store, dict(zip(TRUTH, (coords[:, :3], value), strict=True)), start, count)
-        return sample.replaced(truth_coords=coords, truth_value=value[:, None])
+        paths = ("truth/coords", "truth/value" if self.kind == "truth" else f"truth/{self.kind}")
+        read_rows(self.store, dict(zip(paths, (coords[:, :3], value), strict=True)), start, count)
+        return coords, value
+
+
+def _place(truth: Floats, coords: Numbers, points: Numbers, value: Floats, known: npt.NDArray[np.bool_]) -> None:
+    """Fill ``truth`` (n,) with the values of the truth voxels at ``coords``, NaN for images that do not tell."""
+    numbers = np.arange(len(known) + 1)
+    rows, ends = np.searchsorted(coords[:, 3], numbers), np.searchsorted(points[:, 3], numbers)
+    for image, told in enumerate(known.tolist()):
+        voxels, own = slice(rows[image], rows[image + 1]), slice(ends[image], ends[image + 1])
+        here, there = coords[voxels, :3].astype(np.uint16), points[own, :3].astype(np.uint16)
+        truth[voxels] = at_voxels(here, there, value[own]) if told else np.nan
 
 
 def _numbered(count: Numbers) -> Numbers:

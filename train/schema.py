@@ -72,6 +72,7 @@ class DataConfig(Section):
     train_i: list[Range | None] | None = None
     inference_i: list[Range | None] | None = None
     tpcs: list[list[int] | None] | None = None
+    truth: Literal["truth", "collected"] = "truth"  # electrons freed, or those that reach the wires
     scale: list[float] | None = None  # factor on the truth
     weights: list[Annotated[float, Field(gt=0.0)] | None] | None = None  # shares of the stores in an epoch of training
     epoch_images: int | None = Field(default=None, ge=1)  # drawn an epoch with weights; None = as many as there are

@@ -51,6 +51,7 @@ class ImageStream(IterableDataset[Batch]):
         need_truth: refuse images without truth instead of giving them weight 0.
         full_y: batches hold all truth voxels, too.
         vary: random transforms differ from epoch to epoch; else they are the same in each, as for validation.
+        truth: what the target is made of, "truth" or "collected"; see `train.reading.ImageReader`.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class ImageStream(IterableDataset[Batch]):
         need_truth: bool = False,
         full_y: bool = False,
         vary: bool = True,
+        truth: str = "truth",
     ) -> None:
         super().__init__()
         pairs = list(selection) if isinstance(selection, (list, tuple)) else [(selection, transforms)]
@@ -79,7 +81,7 @@ class ImageStream(IterableDataset[Batch]):
         self.transforms = [tuple(pair[1]) for pair in pairs]
         if not any(map(len, self.selections)):
             raise ConfigError(f"{self._name()}: the selection is empty. Fix: check the file ranges and the TPCs")
-        self.readers = [ImageReader(part, full_y) for part in self.selections]
+        self.readers = [ImageReader(part, full_y, truth) for part in self.selections]
         if need_truth:
             for reader in self.readers:
                 reader.refuse_without_truth()
