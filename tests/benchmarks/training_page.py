@@ -75,7 +75,7 @@ def response_line(settings: dict[str, Any]) -> str:
     )
     return (
         f"*Response: diffusion {r['diffusion_l_cm2_s']:g} / {r['diffusion_t_cm2_s']:g} cm²/s; smear u/v/w {ticks} "
-        f"ticks, {pitches} pitches; noise {noise} e a tick; regions of interest from {regions} rms; gaps {r['gaps']:g}; "
+        f"ticks, {pitches} pitches; noise {noise} e a tick; regions from {regions} rms; gaps {r['gaps']:g}; "
         f"lifetime {r['lifetime_us'] / 1000:g} ms; lit above {settings['threshold']:g} e a tick; downsample 8, 4, 4. "
         "The same for all samples.*"
     )
