@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_DIR ?= demo-output
+BENCH_TRAINING_DIR ?= build/bench-training
 export LARSTORE_TEST_DATA ?= $(wildcard ../shared/data)
 
-.PHONY: venv demo test test-all lint format bench bench-docs clean
+.PHONY: venv demo test test-all lint format bench bench-docs bench-training clean
 venv: $(STAMP)
 
 # Up to date as long as neither the dependencies nor the pins changed.
@@ -45,6 +46,10 @@ bench-docs: venv
 	$(BIN)/python -m tests.benchmarks.bench_index --docs docs
 	$(BIN)/python -m tests.benchmarks.bench_run --docs docs --units 1000000
 	$(BIN)/python -m tests.benchmarks.bench_sparse --docs docs
+
+# How well the network learns, two hours on two cores; run again, it goes on where it stopped.
+bench-training: venv
+	$(BIN)/python -m tests.benchmarks.bench_training --work $(BENCH_TRAINING_DIR) --docs docs
 
 clean:
 	rm -rf $(VENV) build *.egg-info $(DEMO_DIR)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-THRESHOLDS: Floats = np.arange(50, dtype=np.float64) * 0.02
+THRESHOLDS: Floats = 0.02 * np.arange(50, dtype=np.float64)
 TRUE_ELECTRONS = 5000.0
 
 

@@ -1,7 +1,6 @@
-"""Simulated samples of the training benchmark: an event a file, chosen by its number of muons."""
+"""Simulated samples of the training benchmark: an event a file, chosen by what is in the TPC."""
 
 import multiprocessing
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from itertools import count
@@ -9,61 +8,83 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from larstore.cores import cores
 from preprocess.detector import load_detector
+from preprocess.detector.model import Tpc
 from preprocess.simulation import Deposits, Response, SimulationConfig, responses_of, simulate, truth_of
 from preprocess.simulation.event import event_deposits
-from tests.benchmarks.training_settings import DETECTOR, DOWNSAMPLE, MUON_VOXELS, TPC, Sample
+from preprocess.simulation.particles import box_of
+from preprocess.simulation.write import Frame, write_frames
+from preprocess.sources import open_source
+from tests.benchmarks.training_settings import COUNTED_VOXELS, DETECTOR, DOWNSAMPLE, TPC, Sample
 
-MUON = 13  # PDG
+PORTION = 32  # files tried at a time
+LOST = 3  # a stream of random numbers of its own
 
 
-def make_sample(folder: Path, sample: Sample, response: dict[str, Any]) -> dict[str, Any]:
-    """Write a frame archive and its truth for each event; returns what `files_of` needs, and the muons of each.
+def make_sample(folder: Path, sample: Sample, response: dict[str, Any]) -> dict[str, list[int]]:
+    """Write a frame archive and its truth for each event; returns the ``files`` and how many particles ``counted``.
 
-    Files are counted from 1; one whose event has too few or too many muons is passed over, so that numbers are missing.
+    Files are counted from 1; one whose event has too few or too many is passed over, so that numbers are missing.
     The choice depends on the deposits alone, not on the response.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = {**sample.particles, **response}
     found: dict[int, int] = {}
-    with ProcessPoolExecutor(cores(), mp_context=multiprocessing.get_context("spawn")) as pool:
-        for first in count(1, 32):
-            tasks = [pool.submit(_one_event, folder, sample, config, file) for file in range(first, first + 32)]
-            for file, task in enumerate(tasks, first):
-                muons = task.result()
-                if muons is not None:
-                    found[file] = muons
+    with _pool() as pool:
+        for first in count(1, PORTION):
+            files = range(first, first + PORTION)
+            tasks = [pool.submit(_one_event, folder, sample, config, file) for file in files]
+            found |= {file: n for file, task in zip(files, tasks, strict=True) if (n := task.result()) is not None}
             if len(found) >= sample.events:
                 break
-    files = sorted(found)
-    for file in files[sample.events :]:
-        for path in _paths(folder, sample, file):
+    for file in sorted(found)[sample.events :]:
+        del found[file]
+        for path in folder.glob(f"sim_{sample.name}_{file}_*"):
             path.unlink()
-    files = files[: sample.events]
-    return {"files": files, "muons": [found[file] for file in files]}
+    return {"files": sorted(found), "counted": [found[file] for file in sorted(found)]}
 
 
-def make_again(folder: Path, sample: Sample, response: dict[str, Any], files: list[int]) -> None:
-    """The same events as ``files`` of a sample with another response."""
+def make_again(folder: Path, sample: Sample, response: dict[str, Any], files: list[int], lost: float = 0.0) -> None:
+    """The events of ``files`` of a sample once more, with another response, or with induction regions ``lost``."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {**sample.particles, **response}
-    anyhow = Sample(sample.name, sample.title, sample.particles, None, sample.train, sample.held_out, sample.seed)
-    with ProcessPoolExecutor(cores(), mp_context=multiprocessing.get_context("spawn")) as pool:
-        for task in [pool.submit(_one_event, folder, anyhow, config, file) for file in files]:
+    with _pool() as pool:
+        for task in [pool.submit(_again, folder, sample, config, file, lost) for file in files]:
             task.result()
 
 
+def _pool() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(cores(), mp_context=multiprocessing.get_context("spawn"))
+
+
 def _one_event(folder: Path, sample: Sample, config: dict[str, Any], file: int) -> int | None:
-    """Simulate one file of one event; its number of muons, or None where the sample does not want it."""
+    """Simulate one file of one event; how many particles it has, or None where the sample does not want it."""
     settings = SimulationConfig(**config)
     responses = _responses(settings)
-    muons = sum(1 for _ in muons_of(responses[0], event_deposits(responses, sample.seed, file, 0)))
-    if sample.muons is not None and not sample.muons[0] <= muons <= sample.muons[1]:
+    deposits = event_deposits(responses, sample.seed, file, 0)
+    found = count_particles(responses[0].tpc, deposits, sample.pdg)
+    if not sample.wanted[0] <= found <= sample.wanted[1]:
         return None
     simulate(folder, load_detector(DETECTOR), [TPC], 1, 1, sample.seed, settings, file, sample.name)
-    return muons
+    return found
+
+
+def _again(folder: Path, sample: Sample, config: dict[str, Any], file: int, lost: float) -> None:
+    settings = SimulationConfig(**config)
+    (path,) = simulate(folder, load_detector(DETECTOR), [TPC], 1, 1, sample.seed, settings, file, sample.name)
+    if lost:
+        tpc = _responses(settings)[0].tpc
+        (event,) = open_source(path).events(tpc)
+        random = np.random.default_rng([sample.seed, file, LOST])
+        frame = tpc.frame
+        assert frame.tick_us is not None
+        assert frame.tick_zero_drift is not None
+        waveform = lose_regions(event.waveform, tpc, lost, random)
+        tick_ns = 1000.0 * frame.tick_us
+        write_frames(path, [Frame(0, waveform, tpc.channels, -frame.tick_zero_drift * tick_ns, tick_ns)])
 
 
 @cache
@@ -71,25 +92,26 @@ def _responses(settings: SimulationConfig) -> list[Response]:
     return responses_of(load_detector(DETECTOR), [TPC], settings)
 
 
-def muons_of(response: Response, deposits: Deposits) -> Iterator[int]:
-    """Tracks of muons whose truth in the TPC and its read-out fills at least `MUON_VOXELS` voxels."""
-    inside = deposits.only(np.abs(deposits.pdg) == MUON)
-    for track in np.unique(inside.track):
-        own = inside.only(inside.track == track)
-        points = own.points[_in_box(response, own.points)]
-        voxels = truth_of(response.tpc, points)[:, :3] // np.array(DOWNSAMPLE)
-        if len(np.unique(voxels, axis=0)) >= MUON_VOXELS:
-            yield int(track)
+def count_particles(tpc: Tpc, deposits: Deposits, pdg: int) -> int:
+    """Particles ±``pdg`` whose truth in the TPC and its read-out fills at least `COUNTED_VOXELS` voxels."""
+    chosen = deposits.only((np.abs(deposits.pdg) == pdg) & box_of(tpc).contains(deposits.points[:, :3]))
+    n = 0
+    for track in np.unique(chosen.track):
+        voxels = truth_of(tpc, chosen.only(chosen.track == track).points)[:, :3] // np.array(DOWNSAMPLE)
+        n += len(np.unique(voxels, axis=0)) >= COUNTED_VOXELS
+    return n
 
 
-def _in_box(response: Response, points: Any) -> Any:
-    from preprocess.simulation.particles import box_of
+def lose_regions(
+    waveform: npt.NDArray[np.float32], tpc: Tpc, share: float, random: np.random.Generator
+) -> npt.NDArray[np.float32]:
+    """A (tick, column) waveform in which each region of all but the last plane is set to 0 with probability ``share``.
 
-    return box_of(response.tpc).contains(points[:, :3])
-
-
-def _paths(folder: Path, sample: Sample, file: int) -> list[Path]:
-    return [
-        folder / f"sim_{sample.name}_{file}_wire-TPC{TPC}.tar.gz",
-        folder / f"sim_{sample.name}_{file}_depoElectron-TPC{TPC}.npz",
-    ]
+    A region is a run of samples that are not 0 on one column.
+    """
+    out = np.array(waveform)
+    for column in np.unique(np.concatenate([plane.column for plane in tpc.planes[:-1]])):
+        ends = np.flatnonzero(np.diff(out[:, column] != 0, prepend=False, append=False)).reshape(-1, 2)
+        for begin, end in ends[random.random(len(ends)) < share]:
+            out[begin:end, column] = 0.0
+    return out

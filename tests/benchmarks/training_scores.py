@@ -1,4 +1,4 @@
-"""How good the scores of a prediction are: `train.sp_area`, average precision per event, beside cuts without a network."""
+"""How good the scores of a prediction are: `train.sp_area`, average precision per event, and cuts beside them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -7,7 +7,7 @@ from typing import Any
 
 DETECTOR, TPC = "protodune-sp", 1
 DOWNSAMPLE = (8, 4, 4)
-MUON_VOXELS = 50  # a muon counts where its truth fills so many voxels, as the clusters of the 2021 sample did
+COUNTED_VOXELS = 50  # a particle counts where its truth fills so many voxels, as the clusters of the 2021 sample did
 TRUE_ELECTRONS = 5000.0  # a voxel is true from here on: 0.17 MeV in 2021
 
 # One response for everything. Values and sources: preprocess.simulation.config.
@@ -43,7 +43,8 @@ class Sample:
         name: of the sample and its store.
         title: for tables.
         particles: simulation settings beside the response.
-        muons: fewest and most muons (`MUON_VOXELS`) of an event; files with others are passed over. None: any.
+        pdg, wanted: fewest and most particles of this kind (`COUNTED_VOXELS`) in the TPC; files with others are passed
+            over.
         train, held_out: events.
         seed: of the simulation.
     """
@@ -51,7 +52,8 @@ class Sample:
     name: str
     title: str
     particles: dict[str, Any]
-    muons: tuple[int, int] | None
+    pdg: int
+    wanted: tuple[int, int]
     train: int
     held_out: int
     seed: int
@@ -66,8 +68,9 @@ BEAM = Sample(
     "beam",
     "beam + cosmics",
     {"muons": 18.0, "times_us": [-3325.0, 3125.0], "beam_tracks": 1.0, "beam_energy_gev": [0.3, 7.0], "showers": 0.0},
-    muons=(8, 16),
-    train=320,
+    pdg=13,
+    wanted=(8, 16),
+    train=400,
     held_out=80,
     seed=9001,
 )
@@ -75,8 +78,9 @@ ELECTRONS = Sample(
     "electrons",
     "1 GeV electrons",
     {"muons": 0.0, "beam_tracks": 0.0, "showers": 1.0, "shower_energy_gev": [1.0, 1.0]},
-    muons=None,
-    train=320,
+    pdg=11,
+    wanted=(1, 1),
+    train=640,
     held_out=80,
     seed=9002,
 )
@@ -114,12 +118,37 @@ GHOST: dict[str, Any] = {
         "nStrides": 4,
         "n_2D": 0,
         "downsample_t": [2, 2],
-        "momentum": 0.9,
+        "momentum": 0.99,
     },
     "loss": {"name": "BCELoss"},
-    "optimizer": {"name": "Adam", "lr": 0.003},
+    "optimizer": {"name": "Adam", "lr": 0.004},
     "train": {"n_epochs": 100, "max_minutes": 60.0},  # the time ends it
     "metrics": {"acc": "BinAccuracy"},
+}
+
+# Scores and charges at once: the charge is learnt on true voxels alone, of what reaches the wires.
+CHARGE: dict[str, Any] = {
+    "seed": 1,
+    "trainer": {"name": "one_cycle", "warmup": 0.05, "final": 0.005},
+    "data": {
+        "truth": "collected",
+        "scale": 0.001,
+        "charge": {"transform": "asinh", "scale": 0.001},
+        "batch_size": 2,
+        "max_voxels": 400_000,
+        "over_budget": "fail",
+    },
+    "model": {**GHOST["model"], "name": "cellnet_multi", "nHiddenLayers": 2},
+    "loss": {
+        "name": "MultiTaskLoss",
+        "score": "BCELoss",
+        "charge": {"name": "SmoothL1Loss", "beta": 1.0},
+        "score_weight": 1.0,
+        "charge_weight": 0.2,
+        "threshold": 3.0,
+    },
+    "optimizer": {"name": "Adam", "lr": 0.002},
+    "train": {"n_epochs": 100, "max_minutes": 30.0},  # starts from the weights of the ghost net
 }
 
 
@@ -132,6 +161,7 @@ class Settings:
     threshold: float = THRESHOLD
     variations: int = 40  # held-out events of each sample that are simulated again with another response
     ghost: dict[str, Any] = field(default_factory=lambda: dict(GHOST))
+    charge: dict[str, Any] = field(default_factory=lambda: dict(CHARGE))
 
     def plain(self) -> dict[str, Any]:
         """As JSON keeps it."""
@@ -140,3 +170,21 @@ class Settings:
 
 
 FULL = Settings()
+
+
+def _small(config: dict[str, Any], minutes: float) -> dict[str, Any]:
+    model = {**config["model"], "nChannels": 4, "nStrides": 2}
+    return {**config, "model": model, "train": {"n_epochs": 1, "max_minutes": minutes}}
+
+
+# To see that all steps run; its figures mean nothing.
+TINY = Settings(
+    samples=(
+        dataclasses.replace(BEAM, particles={**BEAM.particles, "muons": 2.0}, wanted=(1, 4), train=2, held_out=2),
+        dataclasses.replace(ELECTRONS, train=2, held_out=2),
+    ),
+    threshold=1500.0,
+    variations=1,
+    ghost=_small(GHOST, 1.0),
+    charge=_small(CHARGE, 1.0),
+)

@@ -1,0 +1,77 @@
+"""How good the predicted charges are, against the electrons that reach the wires and the mean of the planes."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import larstore
+from tests.benchmarks.training_settings import TRUE_ELECTRONS
+from train.evaluation import read_images
+
+N_DECILES = 10
+CUT = 0.5  # of the score, for the sum over kept voxels
+KEPT = 1000.0  # electrons in the unit of the network's target
+
+
+def charge_figures(
+    store_path: Path, scores: str, charges: str, files: tuple[int, int], max_voxels: int = 4_000_000
+) -> dict[str, Any]:
+    """Bias and resolution on the voxels with truth of at least 5 ke, by decile of the collected charge.
+
+    The relative residual of an estimate q is (q − collected) / collected. Bias is its median, resolution half the width
+    of its central 68 %. Estimates: the network's, and the mean of the live planes' charges. ``sums``: per image Σ
+    estimate over voxels with score >= 0.5 over Σ collected of all truth voxels of the image.
+
+    Args:
+        scores, charges: predictions of the store, the latter in thousands of electrons.
+    """
+    collected, network, planes = [], [], []
+    sums: dict[str, list[float]] = {"network": [], "mean of planes": []}
+    selection = larstore.open(store_path).select(files=files)
+    score_of = read_images(selection, max_voxels, scores)
+    for image in score_of:
+        truth = image.truth
+        true = truth >= TRUE_ELECTRONS
+        if not true.any():
+            continue
+        estimate = image.score(charges) * KEPT
+        mean = mean_of_planes(image.charge, image.live)
+        collected.append(image.collected[true])
+        network.append(estimate[true])
+        planes.append(mean[true])
+        kept = image.score(scores) >= CUT
+        everything = float(image.truth_columns["collected"].sum())
+        sums["network"].append(float(estimate[kept].sum() / everything))
+        sums["mean of planes"].append(float(mean[kept].sum() / everything))
+    reference = np.concatenate(collected)
+    estimates = {"network": np.concatenate(network), "mean of planes": np.concatenate(planes)}
+    return {
+        "voxels": len(reference),
+        "methods": {name: residuals(values, reference) for name, values in estimates.items()},
+        "sums": {name: {**spread(np.array(ratios) - 1), "images": len(ratios)} for name, ratios in sums.items()},
+    }
+
+
+def mean_of_planes(charge: npt.NDArray[np.float32], live: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """(n,) mean of the live planes' charges, 0 where none is live."""
+    is_live = (live[:, None] >> np.arange(charge.shape[1], dtype=np.uint8) & 1).astype(bool)
+    total = np.where(is_live, charge.astype(np.float64), 0.0).sum(axis=1)
+    return np.asarray(total / np.maximum(is_live.sum(axis=1), 1))
+
+
+def residuals(estimate: npt.NDArray[Any], reference: npt.NDArray[Any]) -> dict[str, Any]:
+    """Bias and resolution of all, and ``deciles`` of the reference, each with its range."""
+    relative = (estimate.astype(np.float64) - reference) / reference
+    edges = np.quantile(reference, np.linspace(0, 1, N_DECILES + 1))
+    decile = np.clip(np.searchsorted(edges, reference, side="right") - 1, 0, N_DECILES - 1)
+    rows = [{"low": float(edges[d]), "high": float(edges[d + 1]), **spread(relative[decile == d])}
+            for d in range(N_DECILES)]  # fmt: skip
+    return {**spread(relative), "deciles": rows}
+
+
+def spread(relative: npt.NDArray[Any]) -> dict[str, float]:
+    """Median, and half the width of the central 68 %, of relative residuals."""
+    low, middle, high = np.quantile(relative, [0.16, 0.5, 0.84])
+    return {"bias": float(middle), "resolution": float(high - low) / 2}
