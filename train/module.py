@@ -13,6 +13,7 @@ from train.losses import MultiTaskLoss, make_loss
 from train.metrics import Metrics
 from train.models import build_model
 from train.schema import Config, OneCycleTrainer, PlateauTrainer
+from train.transfer import hold_norms
 
 FUSED = ("Adam", "AdamW", "SGD")  # of torch.optim: one kernel for all weights, on CPUs and GPUs
 
@@ -48,11 +49,23 @@ class ImageModule(lightning.LightningModule):
         }
         self.losses: dict[str, list[float]] = {"train": [], "valid": []}
         self.loss_parts: dict[str, dict[str, list[float]]] = {"train": {}, "valid": {}}
+        self.frozen: list[str] = []  # parameters of the model that are not trained
         self.base_rates: list[float] = []
         self.plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
         self.plateau_state: dict[str, Any] | None = None
         self.elapsed_before = 0.0  # seconds of earlier starts of this run
         self.started = time.monotonic()
+
+    def train(self, mode: bool = True) -> "ImageModule":
+        """Training or evaluation mode; what is frozen stays in evaluation."""
+        super().train(mode)
+        hold_norms(self.model, self.frozen)
+        return self
+
+    def hold(self, frozen: list[str]) -> None:
+        """Note which parameters are frozen, and keep their normalisations in evaluation from now on."""
+        self.frozen = frozen
+        self.train(self.training)
 
     @property
     def elapsed(self) -> float:
