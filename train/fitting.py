@@ -9,15 +9,18 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from larstore.errors import ConfigError
+from train.about import describe_start
 from train.callbacks import EpochEnd, PredictWhileTraining, ProgressBar, TimeLimit
 from train.checkpoint import load_checkpoint, load_weights, model_weights, write_checkpoint
 from train.config import naming_file, with_inputs, with_planes
 from train.description import describe
 from train.folder import RunFolder
 from train.loaders import count_planes, count_steps, describe_stores, first_coords, input_planes, make_loader
+from train.loggers import make_loggers
 from train.models import SparseCellNet
 from train.module import ImageModule
 from train.runtime import compute_threads, device_of, log_to, log_to_stderr, other_versions, versions, without_remarks
@@ -26,6 +29,7 @@ from train.schema import Config
 from train.sparse.backends import use_backend
 from train.stream import StreamLoader
 from train.transfer import Transferred, freeze, freeze_again, log_transfer, transfer
+from train.watching import watchers
 
 log = logging.getLogger("larstore.train")
 
@@ -61,6 +65,7 @@ class _Run:
     remarks: list[str]
     backend: str
     transferred: Transferred | None
+    loggers: list[Logger]
 
 
 def fit(
@@ -78,9 +83,9 @@ def fit(
         compute_threads(config.train.threads, config.train.backend) as threads,
     ):
         run = _prepare(config, resume, epoch)
-        run.folder.start(run.config.plain())
+        copy = run.folder.start(run.config.plain())
         with log_to(run.folder.log_handler()):
-            return _train(run, threads, progress)
+            return _train(run, threads, progress, copy)
 
 
 def _prepare(config: Config, resume: bool, epoch: int | None) -> _Run:
@@ -120,11 +125,11 @@ def _prepare(config: Config, resume: bool, epoch: int | None) -> _Run:
         module.hold(freeze(module.model, config.train.transfer.freeze, transferred.taken))
     return _Run(
         config, folder, module, train_loader, valid_loader, checkpoint, first_epoch, n_planes, remarks, backend,
-        transferred,
+        transferred, make_loggers(config, folder),
     )  # fmt: skip
 
 
-def _train(run: _Run, threads: int, progress: bool) -> FitResult:
+def _train(run: _Run, threads: int, progress: bool, copy: Path) -> FitResult:
     config = run.config
     about = {
         "config": config.plain(),
@@ -158,6 +163,7 @@ def _train(run: _Run, threads: int, progress: bool) -> FitResult:
         callbacks.append(ProgressBar())
     if config.train.max_minutes is not None:
         callbacks.append(TimeLimit(config.train.max_minutes))
+    callbacks += watchers(run.folder, config, rows, describe_start(copy, run.first_epoch, about), run.loggers)
     with without_remarks():
         trainer = lightning.Trainer(
             accelerator=config.train.accelerator,

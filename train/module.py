@@ -50,6 +50,7 @@ class ImageModule(lightning.LightningModule):
         self.losses: dict[str, list[float]] = {"train": [], "valid": []}
         self.loss_parts: dict[str, dict[str, list[float]]] = {"train": {}, "valid": {}}
         self.frozen: list[str] = []  # parameters of the model that are not trained
+        self.waited = 0.0  # seconds of this epoch without a batch to work on
         self.base_rates: list[float] = []
         self.plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
         self.plateau_state: dict[str, Any] | None = None

@@ -190,6 +190,7 @@ class TrainConfig(Section):
     start_epoch: int | None = Field(default=None, ge=0)  # checkpoint that --resume starts from
     transfer: TransferConfig | None = None
     gradient_clip: float | None = Field(default=None, gt=0.0)
+    log_every_n_steps: int = Field(default=50, ge=1)  # steps whose loss goes to `loggers`
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     threads: int | None = Field(default=None, ge=1)  # on the CPU; None = the cores this process may use
     backend: Literal["auto", "native", "spconv", "sparseconvnet"] = "auto"  # of the sparse convolutions
