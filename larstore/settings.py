@@ -1,6 +1,7 @@
 """Settings from YAML files and `--set KEY=VALUE`, checked by pydantic; every mistake is one line with its fix."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -15,7 +16,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe one, but that 1:50 and 10:00:00 are text: YAML 1.1 makes 110 and 36000 of them."""
+    """The safe one, but that 1:50 and 10:00:00 are text, which YAML 1.1 makes 110 and 36000 of, and 1e-3 a number."""
 
     def number_or_time(self, node: yaml.ScalarNode) -> int | float | str:
         """A number, unless it has colons."""
@@ -26,6 +27,9 @@ class _Loader(yaml.SafeLoader):
 
 for _tag in ("int", "float"):
     _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _Loader.number_or_time)
+# YAML 1.1 takes 1e-3 for text: it wants a point in front and a sign behind the e.
+_POWER = re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _POWER, list("-+0123456789"))
 
 
 def read_yaml(path: str | Path, example: str = "") -> dict[str, Any]:
