@@ -32,6 +32,7 @@ th { font-weight: 600; border-bottom: 2px solid var(--line); }
 th:first-child, td:first-child, td.text, th.text { text-align: left; }
 tr.strong td { font-weight: 600; background: #f2f7fd; }
 figure { margin: 14px 0; }
+.drawings { display: grid; grid-template-columns: repeat(auto-fit, minmax(420px, 1fr)); gap: 4px 20px; }
 figcaption { font-size: 13.5px; max-width: 860px; }
 pre { background: #f6f8fa; border: 1px solid var(--line); border-radius: 6px; padding: 10px 12px; overflow-x: auto;
       font: 12.5px/1.5 ui-monospace, Menlo, Consolas, monospace; }
@@ -40,10 +41,13 @@ details summary { cursor: pointer; color: var(--blue); margin: 8px 0; }
 
 
 class Page:
-    """A page that is put together from top to bottom; all text given is escaped."""
+    """A page that is put together from top to bottom; all text given is escaped.
 
-    def __init__(self, title: str, subtitle: str = "") -> None:
-        self.title = title
+    With ``refresh`` a browser loads it again every so many seconds.
+    """
+
+    def __init__(self, title: str, subtitle: str = "", refresh: int | None = None) -> None:
+        self.title, self.refresh = title, refresh
         self._parts = [f"<h1>{html.escape(title)}</h1>"]
         self._has_figure = False
         if subtitle:
@@ -106,10 +110,17 @@ class Page:
         )
         self._parts.append(f"<figure>{div}<figcaption>{html.escape(caption)}</figcaption></figure>")
 
+    def drawings(self, drawings: Iterable[tuple[str, str]]) -> None:
+        """(SVG, caption) pairs, two in a row where there is room."""
+        boxes = [f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>" for svg, caption in drawings]
+        self._parts.append(f'<div class="drawings">{"".join(boxes)}</div>')
+
     def text(self) -> str:
         """The whole page."""
-        script = f"<script>{plotly_script()}</script>" if self._has_figure else ""
-        return document(self.title, STYLE, script, f"<main>{''.join(self._parts)}</main>")
+        head = f"<script>{plotly_script()}</script>" if self._has_figure else ""
+        if self.refresh is not None:
+            head += f'<meta http-equiv="refresh" content="{self.refresh}">'
+        return document(self.title, STYLE, head, f"<main>{''.join(self._parts)}</main>")
 
     def write(self, path: str | os.PathLike[str]) -> Path:
         """Write the page; StoreError where that is not possible."""

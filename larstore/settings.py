@@ -96,7 +96,7 @@ def one_line(error: ValidationError, model: type[BaseModel], origin: str, exampl
     key = ".".join(keys)
     more = f" (and {len(others)} more)" if others else ""
     if first["type"] == "extra_forbidden":
-        valid = sorted({name for known in _walk(model, first["loc"][:-1])[0] for name in known.model_fields})
+        valid = sorted({key for block in _walk(model, first["loc"][:-1])[0] for key in _keys_of(block)})
         hint = did_you_mean(keys[-1], valid)
         return f"{origin}: {key} is not a known key{more}. Fix: {hint}valid here: {', '.join(valid)}"
     if first["type"] == "missing":
@@ -106,7 +106,7 @@ def one_line(error: ValidationError, model: type[BaseModel], origin: str, exampl
     message = (
         first["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("a valid tuple", "a list in brackets")
     )
-    expected = "; give keys: " + ", ".join(models[0].model_fields) if models and first["type"] == "model_type" else ""
+    expected = "; give keys: " + ", ".join(_keys_of(models[0])) if models and first["type"] == "model_type" else ""
     where = f"{key}{shown}: " if key else ""
     return f"{origin}: {where}{message}{more}. Fix: correct that value{expected}"
 
@@ -116,6 +116,11 @@ def did_you_mean(word: str, valid: Iterable[str]) -> str:
     folded = {each.lower(): each for each in valid}
     close = difflib.get_close_matches(word.lower(), list(folded), n=1)
     return f"did you mean {folded[close[0]]}? " if close else ""
+
+
+def _keys_of(block: type[BaseModel]) -> list[str]:
+    """The keys of a block as users write them."""
+    return [field.alias or name for name, field in block.model_fields.items()]
 
 
 def _walk(root: type[BaseModel], where: tuple[int | str, ...]) -> tuple[list[type[BaseModel]], list[str]]:

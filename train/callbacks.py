@@ -61,7 +61,7 @@ class EpochEnd(Callback):
         epoch = trainer.current_epoch
         row: dict[str, Any] = {"epoch": epoch}
         row |= {f"{part}_{name}": value for part, values in parts.items() for name, value in values.items()}
-        row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+        row |= {"lr": trainer.optimizers[0].param_groups[0]["lr"], "wait_time": pl_module.waited}
         trainer.save_checkpoint(self.folder.checkpoint(epoch))
         self.rows.append(row)
         self.folder.write_summaries(self.rows)

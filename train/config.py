@@ -41,7 +41,7 @@ def make_config(values: dict[str, Any], origin: str = "config") -> Config:
     config.output_dir = _expand(config.output_dir, origin, "output_dir")
     config.data.data_path = [_expand(path, origin, "data.data_path") for path in config.data.data_path]
     if config.train.transfer is not None:
-        config.train.transfer = _expand(config.train.transfer, origin, "train.transfer")
+        config.train.transfer.path = _expand(config.train.transfer.path, origin, "train.transfer.from")
     return config
 
 

@@ -9,15 +9,18 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from larstore.errors import ConfigError
+from train.about import describe_start
 from train.callbacks import EpochEnd, PredictWhileTraining, ProgressBar, TimeLimit
 from train.checkpoint import load_checkpoint, load_weights, model_weights, write_checkpoint
 from train.config import naming_file, with_inputs, with_planes
 from train.description import describe
 from train.folder import RunFolder
 from train.loaders import count_planes, count_steps, describe_stores, first_coords, input_planes, make_loader
+from train.loggers import make_loggers
 from train.models import SparseCellNet
 from train.module import ImageModule
 from train.runtime import compute_threads, device_of, log_to, log_to_stderr, other_versions, versions, without_remarks
@@ -25,6 +28,8 @@ from train.same_inputs import check_inputs, check_resumable
 from train.schema import Config
 from train.sparse.backends import use_backend
 from train.stream import StreamLoader
+from train.transfer import Transferred, freeze, freeze_again, log_transfer, transfer
+from train.watching import watchers
 
 log = logging.getLogger("larstore.train")
 
@@ -59,6 +64,8 @@ class _Run:
     n_planes: int
     remarks: list[str]
     backend: str
+    transferred: Transferred | None
+    loggers: list[Logger]
 
 
 def fit(
@@ -76,9 +83,9 @@ def fit(
         compute_threads(config.train.threads, config.train.backend) as threads,
     ):
         run = _prepare(config, resume, epoch)
-        run.folder.start(run.config.plain())
+        copy = run.folder.start(run.config.plain())
         with log_to(run.folder.log_handler()):
-            return _train(run, threads, progress)
+            return _train(run, threads, progress, copy)
 
 
 def _prepare(config: Config, resume: bool, epoch: int | None) -> _Run:
@@ -101,6 +108,7 @@ def _prepare(config: Config, resume: bool, epoch: int | None) -> _Run:
     backend = use_backend(module.model, config.train.backend, device_of(config), training=True)
     first_epoch = 0
     remarks: list[str] = []
+    transferred = None
     if checkpoint is not None:
         content = load_checkpoint(checkpoint)
         check_resumable(content, str(checkpoint))
@@ -109,12 +117,17 @@ def _prepare(config: Config, resume: bool, epoch: int | None) -> _Run:
         train_loader.load_state_dict(content["larstore"]["stream"])
         first_epoch = int(content["epoch"]) + 1
         remarks = other_versions(content["larstore"]["versions"])
+        module.hold(freeze_again(module.model, content["larstore"].get("frozen", []), config, str(checkpoint)))
     elif config.train.transfer is not None:
-        remarks = [_transfer(module.model, config, config.train.transfer)]
-    return _Run(config, folder, module, train_loader, valid_loader, checkpoint, first_epoch, n_planes, remarks, backend)
+        transferred = transfer(module.model, config, config.train.transfer)
+        module.hold(freeze(module.model, config.train.transfer.freeze, transferred.taken))
+    return _Run(
+        config, folder, module, train_loader, valid_loader, checkpoint, first_epoch, n_planes, remarks, backend,
+        transferred, make_loggers(config, folder),
+    )  # fmt: skip
 
 
-def _train(run: _Run, threads: int, progress: bool) -> FitResult:
+def _train(run: _Run, threads: int, progress: bool, copy: Path) -> FitResult:
     config = run.config
     about = {
         "config": config.plain(),
@@ -122,6 +135,7 @@ def _train(run: _Run, threads: int, progress: bool) -> FitResult:
         "threads": threads,
         "stores": describe_stores([run.train_loader, run.valid_loader]),
         "n_planes": run.n_planes,
+        "frozen": run.module.frozen,
     }
     log.info(
         "%s: %d images, %d parameters, %d threads, epochs %d to %d",
@@ -138,6 +152,7 @@ def _train(run: _Run, threads: int, progress: bool) -> FitResult:
             log.info("network: %s", line)
     for remark in run.remarks:
         log.warning(remark)
+    log_transfer(run.transferred, run.module.model, run.module.frozen, run.folder)
     rows = run.folder.read_summaries(run.first_epoch)
     callbacks: list[Callback] = [EpochEnd(run.folder, rows, run.train_loader, about)]
     if config.store_inference is not None:
@@ -146,6 +161,7 @@ def _train(run: _Run, threads: int, progress: bool) -> FitResult:
         callbacks.append(ProgressBar())
     if config.train.max_minutes is not None:
         callbacks.append(TimeLimit(config.train.max_minutes))
+    callbacks += watchers(run.folder, config, rows, describe_start(copy, run.first_epoch, about), run.loggers)
     with without_remarks():
         trainer = lightning.Trainer(
             accelerator=config.train.accelerator,
@@ -170,19 +186,3 @@ def _train(run: _Run, threads: int, progress: bool) -> FitResult:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt from stop
     return FitResult(run.folder.find_checkpoint(), rows)
-
-
-def _transfer(model: torch.nn.Module, config: Config, origin: str) -> str:
-    """Take over the weights whose names and shapes match, from a checkpoint file or the last one of a run.
-
-    Returns what was taken over.
-    """
-    path = RunFolder(origin).find_checkpoint() if Path(origin).is_dir() else Path(origin)
-    content = load_checkpoint(path)
-    check_inputs(content, config, str(path))
-    weights, own = model_weights(content), model.state_dict()
-    matching = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
-    if not matching:
-        raise ConfigError(f"{path}: none of its weights fits the model. Fix: correct train.transfer or model")
-    model.load_state_dict(matching, strict=False)
-    return f"{path}: {len(matching)} of {len(own)} tensors taken over"

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,10 @@ class RunFolder:
         return [{str(k): v for k, v in row.items()} for row in rows.to_dict("records")]
 
     def write_summaries(self, rows: list[dict[str, Any]]) -> None:
-        """Replace the table."""
+        """Replace the table; its columns are in the order of `column_order`."""
         partial = self.summary_file.with_suffix(".partial")
-        pd.DataFrame(rows).to_csv(partial, sep="\t", index=False, float_format="%.6f")
+        table = pd.DataFrame(rows, columns=column_order(rows))
+        table.to_csv(partial, sep="\t", index=False, float_format="%.8g")
         partial.replace(self.summary_file)
 
     def log_handler(self) -> logging.Handler:
@@ -86,3 +88,14 @@ class RunFolder:
         handler = logging.FileHandler(self.log_file, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         return handler
+
+
+def column_order(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The research code's columns in its order (epoch; loss, metrics, time of train_, then of valid_); ours behind."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    first = ["epoch"]
+    for part in ("train_", "valid_"):
+        metrics = [name for name in names if name.startswith(part) and not name.endswith(("_loss", "_time"))]
+        first += [f"{part}loss", *metrics, f"{part}time"]
+    first = [name for name in first if name in names]
+    return [*first, *(name for name in names if name not in first)]

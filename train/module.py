@@ -15,6 +15,7 @@ from train.models import build_model, check_scores
 from train.optimisers import make_optimiser
 from train.schedules import Schedule, make_schedule, one_cycle
 from train.schema import Config, OneCycleTrainer
+from train.transfer import hold_norms
 
 
 class TrainingError(LarstoreError):
@@ -45,6 +46,8 @@ class ImageModule(lightning.LightningModule):
         }
         self.losses: dict[str, list[float]] = {"train": [], "valid": []}
         self.loss_parts: dict[str, dict[str, list[float]]] = {"train": {}, "valid": {}}
+        self.frozen: list[str] = []  # parameters of the model that are not trained
+        self.waited = 0.0  # seconds of this epoch without a batch to work on
         self.base_rates: list[float] = []
         self.schedule: Schedule | None = None
         self.schedule_state: dict[str, Any] | None = None
@@ -52,6 +55,17 @@ class ImageModule(lightning.LightningModule):
         self.elapsed_before = 0.0  # seconds of earlier starts of this run
         self.started = time.monotonic()
         self.configure_optimizers()  # again when training starts; mistakes are told before anything is written
+
+    def train(self, mode: bool = True) -> "ImageModule":
+        """Training or evaluation mode; what is frozen stays in evaluation."""
+        super().train(mode)
+        hold_norms(self.model, self.frozen)
+        return self
+
+    def hold(self, frozen: list[str]) -> None:
+        """Note which parameters are frozen, and keep their normalisations in evaluation from now on."""
+        self.frozen = frozen
+        self.train(self.training)
 
     @property
     def elapsed(self) -> float:

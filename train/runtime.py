@@ -24,6 +24,7 @@ REMARKS = (
     r".*does not have many workers.*",  # 0 is our default: the store decodes in threads
     r"You defined a `validation_step` but have no `val_dataloader`.*",  # no inference_i: no validation
     r".*GPU available but not used.*",  # train.accelerator: cpu
+    r"Found \d+ module\(s\) in eval mode at the start of training.*",  # frozen normalisations
     r"The `srun` command is available.*",  # one process is what was asked for
 )
 

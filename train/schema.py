@@ -212,14 +212,31 @@ class ScheduleTrainer(Section):
 Trainer = Annotated[BasicTrainer | PlateauTrainer | OneCycleTrainer | ScheduleTrainer, Field(discriminator="name")]
 
 
+class TransferConfig(Section):
+    """Weights to start from (`train.transfer`): ``from`` a checkpoint file or a run's directory, by matching names.
+
+    Patterns are those of file names (`sparseModel.*`), on the names of the network's tensors.
+    """
+
+    path: str = Field(alias="from")
+    exclude: list[str] = []  # tensors that stay as they were drawn
+    freeze: bool | list[str] = False  # parameters that are not trained; true: all that were taken over
+
+    @field_validator("exclude", "freeze", mode="before")
+    @classmethod
+    def _one_pattern(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+
 class TrainConfig(Section):
     """How long and with what the network is trained."""
 
     n_epochs: int = Field(default=1, ge=1)
     max_minutes: float | None = Field(default=None, gt=0.0)  # of the whole run, resumed ones included
     start_epoch: int | None = Field(default=None, ge=0)  # checkpoint that --resume starts from
-    transfer: str | None = None  # checkpoint file or run directory whose matching weights are taken over
+    transfer: TransferConfig | None = None
     gradient_clip: float | None = Field(default=None, gt=0.0)
+    log_every_n_steps: int = Field(default=50, ge=1)  # steps whose loss goes to `loggers`
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     threads: int | None = Field(default=None, ge=1)  # on the CPU; None = the cores this process may use
     backend: Literal["auto", "native", "spconv", "sparseconvnet"] = "auto"  # of the sparse convolutions
@@ -229,6 +246,8 @@ class TrainConfig(Section):
     def _false_is_none(cls, value: Any) -> Any:
         if value is True:
             raise ValueError("name the checkpoint or the run directory to take the weights from")
+        if isinstance(value, str):
+            return {"from": value}
         return None if value is False else value
 
 
@@ -253,12 +272,13 @@ class Config(Section):
     optimizer: NamedSection | None = None
     train: TrainConfig = TrainConfig()
     metrics: dict[str, NamedSection] = {}
+    loggers: list[NamedSection] = []  # of Lightning, beside the run's own table; see docs/runs.md
     _origin: str = PrivateAttr(default="")  # the file it was read from, for errors
 
     @model_validator(mode="before")
     @classmethod
     def _short_forms(cls, values: Any) -> Any:
-        """``trainer: basic``, ``store_inference: true`` and ``acc: BinAccuracy`` as the blocks they stand for."""
+        """``trainer: basic``, ``store_inference: true``, names of metrics and loggers as the blocks they stand for."""
         if not isinstance(values, dict):
             return values
         full = dict(values)
@@ -268,6 +288,8 @@ class Config(Section):
             full["store_inference"] = {} if full["store_inference"] else None
         if isinstance(full.get("metrics"), dict):
             full["metrics"] = {k: {"name": v} if isinstance(v, str) else v for k, v in full["metrics"].items()}
+        if isinstance(full.get("loggers"), list):
+            full["loggers"] = [{"name": each} if isinstance(each, str) else each for each in full["loggers"]]
         return full
 
     @model_validator(mode="after")
@@ -284,4 +306,4 @@ class Config(Section):
 
     def plain(self) -> dict[str, Any]:
         """The configuration as YAML-like values, every default filled in."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", by_alias=True)

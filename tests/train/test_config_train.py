@@ -184,6 +184,7 @@ def test_set_overrides_the_file(tmp_path):
     )
     assert (config.data.batch_size, config.data.tpcs, config.train.n_epochs) == (7, [[1, 5]], 3)
     assert config.optimizer.name == "Adam"
+    assert config.optimizer.arguments == {"lr": 0.01}
     assert config.model.arguments == {"nChannels": 4, "n_2D": 1}
     config = load_config(path, ["trainer.name=one_cycle", "trainer.warmup=0.5"])
     assert config.trainer.warmup == 0.5
@@ -195,6 +196,14 @@ def test_set_mistakes(tmp_path, override):
     path.write_text(yaml.safe_dump(MINIMAL))
     with pytest.raises(ConfigError, match=r"--set .*Fix: "):
         load_config(path, [override])
+
+
+def test_powers_of_ten_are_numbers(tmp_path):
+    path = tmp_path / "c.yaml"
+    text = "optimizer: {name: Adam, lr: 1e-3, a: 2E5, b: -1.5e+3, c: '1e-3', d: 1e, e: 1e-3s, f: 1_0e2}\n"
+    path.write_text(yaml.safe_dump(MINIMAL) + text)
+    arguments = load_config(path).optimizer.arguments
+    assert arguments == {"lr": 0.001, "a": 2e5, "b": -1500.0, "c": "1e-3", "d": "1e", "e": "1e-3s", "f": 1000.0}
 
 
 def test_the_number_of_network_inputs_follows_from_the_data():

@@ -108,7 +108,7 @@ def test_learns_and_leaves_a_run_behind(finished, store):
         "epoch",
         *("train_loss", "train_acc", "train_time"),
         *("valid_loss", "valid_acc", "valid_ap", "valid_time"),
-        "lr",
+        *("lr", "wait_time"),
     ]
     np.testing.assert_allclose(table["valid_ap"], [row["valid_ap"] for row in rows], atol=1e-6)
     copy = yaml.safe_load((out / "configs" / "0.yaml").read_text())

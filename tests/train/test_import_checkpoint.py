@@ -24,6 +24,7 @@ from train.importing import import_checkpoint
 from train.inference import infer
 from train.models import build_model
 from train.research_checkpoint import check_tpcs, research_planes
+from train.schema import TransferConfig
 from train.transforms import make_transforms
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "sparseconvnet"
@@ -394,7 +395,7 @@ def test_our_checkpoints_record_the_order_and_older_ones_have_the_stores(store, 
     infer(config, tmp_path / "older.ckpt", store, "older")
     np.testing.assert_array_equal(image_score(store, "now"), image_score(store, "older"))
     again = config.model_copy(update={"output_dir": str(tmp_path / "again")})
-    again.train.transfer = str(tmp_path / "older.ckpt")
+    again.train.transfer = TransferConfig.model_validate({"from": str(tmp_path / "older.ckpt")})
     fit(again, progress=False)
     changed = training(store, data={"input_planes": ["w", "v", "u"]}, n_epochs=2)
     with pytest.raises(ConfigError, match=r"its weights take planes u, v, w .* this run has planes w, v, u .*Fix: "):

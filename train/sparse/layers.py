@@ -181,7 +181,9 @@ class ResidualTable(ConcatTable):
         way_round = self[0]
         norms = [layer for layer in self[1].children() if isinstance(layer, BatchNormReLU)]
         first, second = (layer for layer in self[1].children() if isinstance(layer, SubmanifoldConvolution))
+        training = norms[0].training  # not that of the table: frozen layers stay in evaluation
         fused = x.convolve is native.convolve and native.is_fused(x.features, first.weight, norms[0].running_mean)
+        fused = fused and all(norm.training == training for norm in norms)
         if not fused or any(layer._forward_hooks or layer._forward_pre_hooks for layer in self.modules()):
             beside, result = super()._results(x)
             return [x.having(beside.features + result.features)]
@@ -192,7 +194,7 @@ class ResidualTable(ConcatTable):
             way_round.weight if isinstance(way_round, NetworkInNetwork) else None,
             rulebook.submanifold(x.sites, first.filter_size),
             rulebook.submanifold(x.sites, (1, 1, 1)),
-            self.training,
+            training,
         )
         return [x.having(features)]
 
