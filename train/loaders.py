@@ -7,13 +7,16 @@ import torch
 
 import larstore
 from larstore.errors import ConfigError
+from train.batches import local_batches
 from train.schema import Config
 from train.stream import ImageStream, StreamLoader
 from train.transforms import make_transforms
 
 
-def make_loader(config: Config, part: Literal["train", "valid"]) -> StreamLoader | None:
-    """The loader of the training or validation images, None where the configuration names none.
+def make_loader(
+    config: Config, part: Literal["train", "valid"], rank: int = 0, n_ranks: int = 1
+) -> StreamLoader | None:
+    """The loader of this process's training or validation images, None where the configuration names none.
 
     Raises ConfigError for a range without images, or an image over the voxel budget.
     """
@@ -42,14 +45,17 @@ def make_loader(config: Config, part: Literal["train", "valid"]) -> StreamLoader
         over_budget=data.over_budget,
         window=data.window,
         need_truth=True,
+        rank=rank,
+        n_ranks=n_ranks,
     )
     pin = config.train.accelerator != "cpu" and torch.cuda.is_available()
     return StreamLoader(stream, data.num_workers if training else 0, data.start_method, pin)
 
 
-def count_steps(stream: ImageStream, n_epochs: int) -> int:
-    """Steps of all epochs; exact for the first ten, the others taken as their mean."""
-    counted = [len(stream.plan(epoch)) for epoch in range(min(n_epochs, 10))]
+def count_steps(stream: ImageStream, n_epochs: int, accumulate: int = 1) -> int:
+    """Steps of ``accumulate`` batches a process in all epochs; exact for the first ten, the others as their mean."""
+    plans = (stream.plan(epoch) for epoch in range(min(n_epochs, 10)))
+    counted = [-(-local_batches(len(plan), stream.n_ranks) // accumulate) for plan in plans]
     return round(float(np.mean(counted)) * n_epochs)
 
 
