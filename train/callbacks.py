@@ -64,7 +64,8 @@ class EpochEnd(Callback):
         row |= {"lr": trainer.optimizers[0].param_groups[0]["lr"], "wait_time": pl_module.waited}
         trainer.save_checkpoint(self.folder.checkpoint(epoch))
         self.rows.append(row)
-        self.folder.write_summaries(self.rows)
+        if trainer.is_global_zero:
+            self.folder.write_summaries(self.rows)
         log.info("epoch %d: %s", epoch, " ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "epoch"))
 
     def on_save_checkpoint(
@@ -86,7 +87,7 @@ class PredictWhileTraining(Callback):
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Predict with the checkpoint that was just written."""
         wanted, epoch = self.config.store_inference, trainer.current_epoch
-        if wanted is None or epoch % wanted.everyNepoch:
+        if wanted is None or epoch % wanted.everyNepoch or not trainer.is_global_zero:
             return
         name = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{self.folder.path.resolve().name}-{wanted.outdir}-{epoch:03d}")
         name = name[-64 + len("-charge") :]  # a store's names have up to 64 letters, and infer may append to this one

@@ -23,6 +23,13 @@ def train(
         int | None, typer.Argument(help="With --resume: the checkpoint to go on from.", show_default="the last")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in output_dir.")] = False,
+    devices: Annotated[
+        str | None,
+        typer.Option("--devices", metavar="N|auto", help="Processes on a node (train.devices); auto: one a GPU."),
+    ] = None,
+    num_nodes: Annotated[
+        int | None, typer.Option("--num-nodes", metavar="N", min=1, help="Nodes (train.num_nodes).")
+    ] = None,
     set_: SetOption = None,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log more.")] = False,
 ) -> None:
@@ -34,10 +41,24 @@ def train(
 
     if epoch is not None and not resume:
         raise typer.BadParameter(f"the epoch {epoch} needs --resume", param_hint="EPOCH")
-    settings = load_config(config, set_ or [])
-    from train.fitting import fit
+    if devices is not None and devices != "auto" and not (devices.isdigit() and int(devices)):
+        raise typer.BadParameter(f"{devices!r}: give a number above 0, or auto", param_hint="--devices")
+    options = {"devices": devices, "num_nodes": num_nodes}
+    given = [f"train.{name}={value}" for name, value in options.items() if value is not None]
+    settings = load_config(config, [*(set_ or []), *given])
+    from train.ranks import find_ranks
 
-    result = fit(settings, resume, epoch, verbose=verbose)
+    ranks = find_ranks(settings.train)
+    if ranks.started:
+        from train.fitting import fit
+
+        result = fit(settings, resume, epoch, verbose=verbose)
+    else:
+        from train.launch import launch
+
+        result = launch(ranks, settings, resume, epoch, verbose=verbose, progress=True)
+    if ranks.rank:
+        return
     typer.echo(f"checkpoint\t{result.checkpoint}")
     for name, value in (result.summaries[-1] if result.summaries else {}).items():
         typer.echo(f"{name}\t{value:.6g}")

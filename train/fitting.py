@@ -18,11 +18,22 @@ from train.callbacks import EpochEnd, PredictWhileTraining, ProgressBar, TimeLim
 from train.checkpoint import load_checkpoint, load_weights, model_weights, write_checkpoint
 from train.config import naming_file, with_inputs, with_planes
 from train.description import describe
-from train.folder import RunFolder
+from train.distributed import (
+    check_devices,
+    check_precision,
+    keeping_threads,
+    set_batch_norm,
+    share_losses,
+    telling_losses_of_processes,
+    trainer_arguments,
+)
+from train.folder import FitResult, RunFolder
+from train.launch import launch
 from train.loaders import count_planes, count_steps, describe_stores, first_coords, input_planes, make_loader
 from train.loggers import make_loggers
 from train.models import SparseCellNet
 from train.module import ImageModule
+from train.ranks import Ranks, cores_of, find_ranks
 from train.runtime import compute_threads, device_of, log_to, log_to_stderr, other_versions, versions, without_remarks
 from train.same_inputs import check_inputs, check_resumable
 from train.schema import Config
@@ -43,14 +54,6 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
 
 @dataclass(frozen=True)
-class FitResult:
-    """What a training left behind: the last checkpoint, and one summary row an epoch (as in the CSV)."""
-
-    checkpoint: Path
-    summaries: list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
 class _Run:
     """Everything a training needs, checked."""
 
@@ -66,6 +69,7 @@ class _Run:
     backend: str
     transferred: Transferred | None
     loggers: list[Logger]
+    ranks: Ranks
 
 
 def fit(
@@ -73,22 +77,30 @@ def fit(
 ) -> FitResult:
     """Train; with ``resume`` go on after the checkpoint of ``epoch`` (default the last; ``train.start_epoch`` wins).
 
+    Several ``train.devices`` are processes that are started here, unless torchrun or Slurm's srun did; also from a
+    script or a notebook, which then waits for them.
+
     Raises:
         ConfigError: settings that do not fit each other or the stores, a run directory that is in use already.
         TrainingError: a loss that is not finite.
+        LostProcessError: another process that trained with this one, or was started here, is gone.
     """
+    with naming_file(config):
+        ranks = find_ranks(config.train)
+    if not ranks.started:
+        return launch(ranks, config, resume, epoch, verbose, progress)
     with (
         naming_file(config),
-        log_to_stderr(verbose),
-        compute_threads(config.train.threads, config.train.backend) as threads,
+        log_to_stderr(verbose, ranks.rank),
+        compute_threads(config.train.threads or cores_of(ranks), config.train.backend) as threads,
     ):
-        run = _prepare(config, resume, epoch)
-        copy = run.folder.start(run.config.plain())
-        with log_to(run.folder.log_handler()):
-            return _train(run, threads, progress, copy)
+        run = _prepare(config, resume, epoch, ranks)
+        copy = None if ranks.rank else run.folder.start(run.config.plain())
+        with log_to(run.folder.log_handler(ranks.rank)), telling_losses_of_processes(ranks), keeping_threads(threads):
+            return _train(run, threads, progress and not ranks.rank, copy)
 
 
-def _prepare(config: Config, resume: bool, epoch: int | None) -> _Run:
+def _prepare(config: Config, resume: bool, epoch: int | None, ranks: Ranks) -> _Run:
     if not config.data.sources("train"):
         raise ConfigError("data.train_i is missing. Fix: add it, or use larstore infer, which needs none")
     folder = RunFolder(config.output_dir)
@@ -98,14 +110,19 @@ def _prepare(config: Config, resume: bool, epoch: int | None) -> _Run:
         checkpoint = folder.find_checkpoint(epoch if wanted is None else wanted)
     elif folder.epochs():
         raise ConfigError(f"{folder.path}: holds a run already. Fix: --resume, or another output_dir")
-    train_loader, valid_loader = make_loader(config, "train"), make_loader(config, "valid")
+    check_devices(config, ranks)
+    train_loader = make_loader(config, "train", ranks.rank, ranks.n)
+    valid_loader = make_loader(config, "valid", ranks.rank, ranks.n)
     assert train_loader is not None
     n_planes = count_planes([train_loader, valid_loader])
     planes = input_planes(config, [train_loader, valid_loader])
     config = with_inputs(with_planes(config, planes), len(planes))
     torch.manual_seed(config.seed)
-    module = ImageModule(config, count_steps(train_loader.stream, config.train.n_epochs))
+    module = ImageModule(config, count_steps(train_loader.stream, config.train.n_epochs, config.train.accumulate))
     backend = use_backend(module.model, config.train.backend, device_of(config), training=True)
+    check_precision(config, module.model)
+    set_batch_norm(module.model, config.train.batch_norm)
+    share_losses(module.loss)
     first_epoch = 0
     remarks: list[str] = []
     transferred = None
@@ -123,11 +140,11 @@ def _prepare(config: Config, resume: bool, epoch: int | None) -> _Run:
         module.hold(freeze(module.model, config.train.transfer.freeze, transferred.taken))
     return _Run(
         config, folder, module, train_loader, valid_loader, checkpoint, first_epoch, n_planes, remarks, backend,
-        transferred, make_loggers(config, folder),
+        transferred, make_loggers(config, folder), ranks,
     )  # fmt: skip
 
 
-def _train(run: _Run, threads: int, progress: bool, copy: Path) -> FitResult:
+def _train(run: _Run, threads: int, progress: bool, copy: Path | None) -> FitResult:
     config = run.config
     about = {
         "config": config.plain(),
@@ -138,11 +155,13 @@ def _train(run: _Run, threads: int, progress: bool, copy: Path) -> FitResult:
         "frozen": run.module.frozen,
     }
     log.info(
-        "%s: %d images, %d parameters, %d threads, epochs %d to %d",
+        "%s: %d images, %d parameters, %d threads, rank %d of %d, epochs %d to %d",
         "resuming" if run.checkpoint else "training",
         len(run.train_loader.stream.keys),
         sum(p.numel() for p in run.module.parameters()),
         threads,
+        run.ranks.rank,
+        run.ranks.n,
         run.first_epoch,
         config.train.n_epochs - 1,
     )
@@ -161,16 +180,19 @@ def _train(run: _Run, threads: int, progress: bool, copy: Path) -> FitResult:
         callbacks.append(ProgressBar())
     if config.train.max_minutes is not None:
         callbacks.append(TimeLimit(config.train.max_minutes))
-    callbacks += watchers(run.folder, config, rows, describe_start(copy, run.first_epoch, about), run.loggers)
+    if copy is not None:
+        callbacks += watchers(run.folder, config, rows, describe_start(copy, run.first_epoch, about), run.loggers)
+    arguments = trainer_arguments(config, run.ranks)
+    arguments["plugins"].append(SafeCheckpointIO())
     with without_remarks():
         trainer = lightning.Trainer(
-            accelerator=config.train.accelerator,
-            devices=1,
+            **arguments,
             max_epochs=config.train.n_epochs,
             min_epochs=0,
             gradient_clip_val=config.train.gradient_clip,
+            gradient_clip_algorithm=config.train.gradient_clip_algorithm,
+            accumulate_grad_batches=config.train.accumulate,
             callbacks=callbacks,
-            plugins=[SafeCheckpointIO()],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,

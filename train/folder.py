@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,14 @@ import yaml
 from larstore.errors import ConfigError
 
 NAME = re.compile(r"checkpoint_(\d+)\.pth\.tar")
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a training left behind: the last checkpoint, and one summary row an epoch (as in the CSV)."""
+
+    checkpoint: Path
+    summaries: list[dict[str, Any]]
 
 
 class RunFolder:
@@ -83,9 +92,10 @@ class RunFolder:
         table.to_csv(partial, sep="\t", index=False, float_format="%.8g")
         partial.replace(self.summary_file)
 
-    def log_handler(self) -> logging.Handler:
-        """A handler that appends to the log file."""
-        handler = logging.FileHandler(self.log_file, encoding="utf-8")
+    def log_handler(self, rank: int = 0) -> logging.Handler:
+        """A handler that appends to the log file, or to that of another process, ``out_RANK.log``."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(self.log_file.with_name(f"out_{rank}.log"), encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         return handler
 

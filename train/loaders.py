@@ -7,6 +7,7 @@ import torch
 
 import larstore
 from larstore.errors import ConfigError
+from train.batches import local_batches
 from train.flips import make_flip
 from train.schema import Config, SourceConfig
 from train.stream import ImageStream, StreamLoader
@@ -16,7 +17,7 @@ from train.transforms import make_transforms
 def make_loader(
     config: Config, part: Literal["train", "valid"], rank: int = 0, n_ranks: int = 1
 ) -> StreamLoader | None:
-    """The loader of the training or validation images, None where the configuration names none.
+    """The loader of this process's training or validation images, None where the configuration names none.
 
     ``rank`` of ``n_ranks`` processes that train together gets its share. Validation sees every image once, in order,
     with the same crops in each epoch.
@@ -81,9 +82,10 @@ def _nothing(store: Any, source: SourceConfig, key: str) -> str:
     )
 
 
-def count_steps(stream: ImageStream, n_epochs: int) -> int:
-    """Steps of all epochs; exact for the first ten, the others taken as their mean."""
-    counted = [len(stream.plan(epoch)) for epoch in range(min(n_epochs, 10))]
+def count_steps(stream: ImageStream, n_epochs: int, accumulate: int = 1) -> int:
+    """Steps of ``accumulate`` batches a process in all epochs; exact for the first ten, the others as their mean."""
+    plans = (stream.plan(epoch) for epoch in range(min(n_epochs, 10)))
+    counted = [-(-local_batches(len(plan), stream.n_ranks) // accumulate) for plan in plans]
     return round(float(np.mean(counted)) * n_epochs)
 
 

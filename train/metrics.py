@@ -9,6 +9,7 @@ from torchmetrics import classification, regression
 
 from larstore.errors import ConfigError
 from larstore.settings import did_you_mean
+from train.distributed import from_first, size, to_first
 from train.named import call_named
 from train.schema import NamedSection
 from train.voxel_loss import VoxelLoss
@@ -85,16 +86,51 @@ class Metrics:
                 metric.to(values.device).update(values, references)
 
     def compute(self) -> dict[str, float]:
-        """Values by name, NaN where nothing was taken in or no voxel is true; the metrics start afresh."""
+        """Values by name, NaN where nothing was taken in or no voxel is true; the metrics start afresh.
+
+        Where several processes train, of what all of them took in, and the same for all.
+        """
+        states = to_first({name: _state(metric) for name, metric in self.metrics.items() if metric.update_called})
         values = {}
-        for name, metric in self.metrics.items():
-            values[name] = _value(metric) if metric.update_called else float("nan")
+        for name, metric in self.metrics.items() if states is not None else ():
+            known = [each[name] for each in states or () if name in each]
+            values[name] = _value(_merged(metric, known)) if known else float("nan")
+        for metric in self.metrics.values():
             metric.reset()
-        return values
+        agreed: dict[str, float] = from_first(values)
+        return agreed
+
+
+State = dict[str, Tensor | list[Tensor]]
+
+
+def _state(metric: torchmetrics.Metric) -> State:
+    """What a metric took in, lists as one tensor each, on the CPU; empty where no other process wants it."""
+    state: State = {}
+    for name, value in metric.metric_state.items() if size() > 1 else ():
+        if isinstance(value, list):
+            state[name] = [torch.cat([part.cpu()[None] if part.ndim == 0 else part.cpu() for part in value])]
+        else:
+            state[name] = value.cpu()
+    return state
+
+
+def _merged(metric: torchmetrics.Metric, states: list[State]) -> torchmetrics.Metric:
+    """A metric that took in what all of these did, merged by its own rules."""
+    if size() == 1:
+        return metric
+    merged = metric.clone().cpu()
+    for name, value in states[0].items():
+        setattr(merged, name, value)
+    columns = ([s[name][0] if isinstance(s[name], list) else s[name] for s in states] for name in states[0])
+    merged.sync(dist_sync_fn=lambda tensor, group: next(columns), distributed_available=lambda: True)
+    return merged
 
 
 def _value(metric: torchmetrics.Metric) -> float:
     with warnings.catch_warnings():
+        # It may have taken in what other processes saw.
+        warnings.filterwarnings("ignore", message=r"The ``compute`` method of metric .* was called before")
         warnings.filterwarnings("error", message="No (positive|negative) samples")  # it would go on with made-up values
         try:
             value = metric.compute()
@@ -122,9 +158,9 @@ def make_metric(section: NamedSection) -> torchmetrics.Metric:
             f"metrics: {section.name!r} is unknown. Fix: {near}BinAccuracy, AveragePrecision, or another binary or "
             "regression metric of torchmetrics"
         )
+    arguments = {"sync_on_compute": False, **section.arguments}  # `Metrics.compute` does that
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message=".*save all targets and predictions"
-        )  # only in validation: see Metrics
-        metric: torchmetrics.Metric = call_named(known[name], section.name, section.arguments, "metrics")
+        # Only in validation: see Metrics.
+        warnings.filterwarnings("ignore", message=".*save all targets and predictions")
+        metric: torchmetrics.Metric = call_named(known[name], section.name, arguments, "metrics")
     return metric

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import lightning
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from larstore.errors import ConfigError, LarstoreError
+from train.distributed import gather, gather_objects, size
 from train.losses import make_loss
 from train.metrics import Metrics
 from train.models import build_model, check_scores
@@ -54,6 +56,7 @@ class ImageModule(lightning.LightningModule):
         self.last_counted: tuple[int, int] | None = None  # epoch and batch whose loss is in the summaries already
         self.elapsed_before = 0.0  # seconds of earlier starts of this run
         self.started = time.monotonic()
+        self.agreed: float | None = None  # seconds on the clock of rank 0, at the last batch of several processes
         self.configure_optimizers()  # again when training starts; mistakes are told before anything is written
 
     def train(self, mode: bool = True) -> "ImageModule":
@@ -69,7 +72,9 @@ class ImageModule(lightning.LightningModule):
 
     @property
     def elapsed(self) -> float:
-        """Seconds this run has trained, earlier starts included."""
+        """Seconds this run has trained, earlier starts included; the same on all processes where several train."""
+        if size() > 1:
+            return self.elapsed_before if self.agreed is None else self.agreed
         return self.elapsed_before + time.monotonic() - self.started
 
     @property
@@ -83,7 +88,8 @@ class ImageModule(lightning.LightningModule):
         """The optimiser of torch.optim that the configuration names. Raises ConfigError."""
         section = self.config.optimizer
         assert section is not None
-        optimizer = make_optimiser(section, (p for p in self.parameters() if p.requires_grad))
+        whole = self.config.train.precision == "32"  # else Lightning cannot clip gradients of a fused one
+        optimizer = make_optimiser(section, (p for p in self.parameters() if p.requires_grad), fused=whole)
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
         self.schedule = make_schedule(self.config.trainer, optimizer, self.n_steps, self.config.train.n_epochs)
         if self.schedule is not None and self.schedule_state is not None:
@@ -117,28 +123,53 @@ class ImageModule(lightning.LightningModule):
         self._step(batch, "valid")
 
     def _step(self, batch: dict[str, Any], part: str, counts: bool = True) -> Tensor:
-        if not len(batch["coords"]):  # a transform may have emptied it; no network is asked about nothing
+        # A transform may have emptied it. No network is asked about nothing, unless other processes wait for its sums.
+        if not len(batch["coords"]) and size() == 1:
             if counts:
                 self.losses[part].append(0.0)
             return sum((p.sum() * 0.0 for p in self.model.parameters() if p.requires_grad), torch.zeros(()))
-        output = self.model(batch["coords"], batch["features"])
+        output = self.model(batch["coords"], batch["features"]).float()
         # Checked before the loss: torch's binary cross-entropy answers to NaN with an error that names nothing.
-        finite = bool(torch.isfinite(output).all())
-        loss: Tensor = self.loss(output, batch["target"], batch["weight"], batch) if finite else output.sum()
+        self._check_finite(bool(torch.isfinite(output).all()), "output", batch, part)
+        with torch.autocast(output.device.type, enabled=False):
+            loss: Tensor = self.loss(output, batch["target"], batch["weight"], batch)
         value = float(loss.detach())
-        if not (finite and math.isfinite(value)):
-            raise TrainingError(
-                f"the {part} {'loss' if finite else 'output'} is not finite in epoch {self.current_epoch}, "
-                f"batch {batch['number']}, images (file, event, tpc) {batch['keys']}. "
-                "Fix: lower optimizer.lr, set train.gradient_clip, or look at these images"
-            )
+        self._check_finite(math.isfinite(value), "loss", batch, part)
         if not counts:
             return loss
-        self.losses[part].append(value)
-        for name, tensor in self.loss.parts.items():
-            self.loss_parts[part].setdefault(name, []).append(float(tensor))
+        self._note(value, float(batch["weight"].sum()) > 0, part)
         self.metrics[part].update(output, batch["target"], batch["weight"])
         return loss
+
+    def _check_finite(self, finite: bool, what: str, batch: dict[str, Any], part: str) -> None:
+        """Raise TrainingError on all processes where a number of one is not finite."""
+        if all(row[0] for row in gather([float(finite)])):
+            return
+        about = f"epoch {self.current_epoch}, batch {batch['number']}, images (file, event, tpc) {batch['keys']}"
+        wrong = [each for each in gather_objects(None if finite else about) if each is not None]
+        raise TrainingError(
+            f"the {part} {what} is not finite in {'; and in '.join(wrong)}. "
+            "Fix: lower optimizer.lr, set train.gradient_clip, or look at these images"
+        )
+
+    def _note(self, value: float, counts: bool, part: str) -> None:
+        """Keep the loss of a batch and its parts for the summary: in training those of the joint batch.
+
+        Batches of validation are each their own, in the order of the ranks; a repeated one, of weight 0, is none.
+        """
+        parts = {name: float(tensor) for name, tensor in self.loss.parts.items()}
+        if size() == 1:
+            rows = [[value, *parts.values()]]
+        else:
+            table = gather([self.elapsed_before + time.monotonic() - self.started, counts, value, *parts.values()])
+            self.agreed = table[0][0]
+            rows = [row[2:] for row in table if row[1]] or [row[2:] for row in table[:1]]
+            if part == "train":
+                rows = [[_joint(column, len(table)) for column in zip(*rows, strict=True)]]
+        for row in rows:
+            self.losses[part].append(row[0])
+            for name, number in zip(parts, row[1:], strict=True):
+                self.loss_parts[part].setdefault(name, []).append(number)
 
     def summary(self, part: str) -> dict[str, float]:
         """Means over batches of the loss and its parts, and the metrics, since the last call; empty without a batch."""
@@ -168,6 +199,12 @@ class ImageModule(lightning.LightningModule):
         self.elapsed_before, self.started = float(state["elapsed"]), time.monotonic()
         torch.set_rng_state(state["random"])
         self.schedule_state = state["schedule"]  # the scheduler itself is made later, with the optimiser
+
+
+def _joint(values: Sequence[float], n: int) -> float:
+    """The mean over ``n`` processes, of which those that are not here have nothing to add; NaN if none has."""
+    counted = [value for value in values if not math.isnan(value)]
+    return sum(counted) / n if counted else math.nan
 
 
 def _mean(values: list[float]) -> float:

@@ -41,12 +41,12 @@ def log_to(handler: logging.Handler) -> Iterator[None]:
 
 
 @contextmanager
-def log_to_stderr(verbose: bool) -> Iterator[None]:
-    """Show our log on stderr for a while."""
+def log_to_stderr(verbose: bool, rank: int = 0) -> Iterator[None]:
+    """Show our log on stderr for a while; of several processes, that of the first one."""
     level = LOG.level
     LOG.setLevel(logging.DEBUG if verbose else logging.INFO)
     try:
-        with log_to(logging.StreamHandler(sys.stderr)):
+        with log_to(logging.NullHandler() if rank else logging.StreamHandler(sys.stderr)):
             yield
     finally:
         LOG.setLevel(level)

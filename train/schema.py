@@ -237,9 +237,22 @@ class TrainConfig(Section):
     transfer: TransferConfig | None = None
     gradient_clip: float | None = Field(default=None, gt=0.0)
     log_every_n_steps: int = Field(default=50, ge=1)  # steps whose loss goes to `loggers`
+    gradient_clip_algorithm: Literal["norm", "value"] = "norm"  # of all gradients together, or each number's own
+    accumulate: int = Field(default=1, ge=1)  # batches of each process a step; their losses are averaged as they are
+    precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"  # bf16: of GPUs, on CPUs nothing is won; 16: GPUs only
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    threads: int | None = Field(default=None, ge=1)  # on the CPU; None = the cores this process may use
+    # Processes a node, and nodes. None: as Slurm or torchrun started them, else one; auto: one a GPU of the node.
+    devices: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
+    num_nodes: int | None = Field(default=None, ge=1)
+    distributed_backend: Literal["auto", "gloo", "nccl"] = "auto"  # auto: nccl on GPUs, gloo on CPUs
+    batch_norm: Literal["local", "sync", "frozen"] = "local"  # over a process's batch, or all; frozen: as transferred
+    threads: int | None = Field(default=None, ge=1)  # on the CPU; None = its cores, shared by a node's processes
     backend: Literal["auto", "native", "spconv", "sparseconvnet"] = "auto"  # of the sparse convolutions
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _number_is_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) else value
 
     @field_validator("transfer", mode="before")
     @classmethod

@@ -186,7 +186,14 @@ class BinarySparseCellNet(SparseCellNet):
 
     def forward(self, coords: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """As SparseCellNet, -> (n, 1)."""
-        return torch.sigmoid(self.linear(self.trunk(coords, features)))
+        return torch.sigmoid(in_float32(self.linear, self.trunk(coords, features)))
+
+
+def in_float32(head: nn.Module, features: torch.Tensor) -> torch.Tensor:
+    """(n, outputs) of a head, also under autocast: a score near 1 in 8 bits would be 1, and its loss infinite."""
+    with torch.autocast(features.device.type, enabled=False):
+        out: torch.Tensor = head(features.to(next(head.parameters()).dtype))
+    return out
 
 
 def charge_head(channels: int, n_hidden: int) -> nn.Sequential:
@@ -222,5 +229,4 @@ class ChargeSparseCellNet(SparseCellNet):
 
     def forward(self, coords: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """As SparseCellNet, -> (n, 1)."""
-        out: torch.Tensor = self.linear(self.trunk(coords, features))
-        return out
+        return in_float32(self.linear, self.trunk(coords, features))

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from train.models.cellnet import BinarySparseCellNet, charge_head
+from train.models.cellnet import BinarySparseCellNet, charge_head, in_float32
 
 
 class MultiTaskSparseCellNet(BinarySparseCellNet):
@@ -34,4 +34,5 @@ class MultiTaskSparseCellNet(BinarySparseCellNet):
     def forward(self, coords: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """As SparseCellNet, -> (n, 2): score in (0, 1), charge in the unit of the target (after ``data.scale``)."""
         shared = self.trunk(coords, features)
-        return torch.cat([torch.sigmoid(self.linear(shared)), self.linear_charge(shared)], dim=1)
+        score, charge = (in_float32(head, shared) for head in (self.linear, self.linear_charge))
+        return torch.cat([torch.sigmoid(score), charge], dim=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from larstore.errors import ConfigError, InputError
 from train.sparse import native, rulebook
-from train.sparse.norm import Statistics, norm_relu, once
+from train.sparse.norm import Statistics, Sums, first_time, norm_relu, once_more
 from train.sparse.residual import residual
 from train.sparse.tensor import Convolve, SparseTensor, Triple, sort_sites, sum_rows
 
@@ -119,10 +119,17 @@ class NetworkInNetwork(nn.Module):
 
 
 class BatchNormReLU(nn.Module):
-    """Batch normalisation over all sites of the batch, then a leaky ReLU; ``momentum`` is the fraction *kept*."""
+    """Batch normalisation over all sites of the batch, then a leaky ReLU; ``momentum`` is the fraction *kept*.
+
+    Attributes:
+        frozen: normalise by the running statistics in training too, and leave them as they are.
+        all_sums: sums over the sites of all processes whose batches are normalised as one; None for the own batch.
+    """
 
     running_mean: torch.Tensor
     running_var: torch.Tensor
+    frozen = False
+    all_sums: Sums | None = None
 
     def __init__(self, channels: int, eps: float = 1e-4, momentum: float = 0.99, leakiness: float = 0.0) -> None:
         super().__init__()
@@ -134,11 +141,16 @@ class BatchNormReLU(nn.Module):
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Apply the layer."""
-        return x.having(norm_relu(x.features, self.weight, self.bias, self.statistics(), self.training))
+        return x.having(norm_relu(x.features, self.weight, self.bias, self.statistics(), self.learns))
+
+    @property
+    def learns(self) -> bool:
+        """Whether the batch's own mean and variance count."""
+        return self.training and not self.frozen
 
     def statistics(self) -> Statistics:
         """What it keeps of the batches."""
-        return Statistics(self.running_mean, self.running_var, self.momentum, self.eps, self.leakiness)
+        return Statistics(self.running_mean, self.running_var, self.momentum, self.eps, self.leakiness, self.all_sums)
 
 
 class Identity(nn.Module):
@@ -161,9 +173,11 @@ class ConcatTable(nn.Sequential):
         """One tensor for each module."""
         if not (self.recompute and torch.is_grad_enabled()):
             return self._results(x)
+        scalings: list[Any] = []
         results: list[SparseTensor] = checkpoint(
-            self._results, x, use_reentrant=False, preserve_rng_state=False, context_fn=lambda: (nullcontext(), once())
-        )
+            self._results, x, use_reentrant=False, preserve_rng_state=False,
+            context_fn=lambda: (first_time(scalings), once_more(scalings)),
+        )  # fmt: skip
         return results
 
     def _results(self, x: SparseTensor) -> list[SparseTensor]:
@@ -181,9 +195,9 @@ class ResidualTable(ConcatTable):
         way_round = self[0]
         norms = [layer for layer in self[1].children() if isinstance(layer, BatchNormReLU)]
         first, second = (layer for layer in self[1].children() if isinstance(layer, SubmanifoldConvolution))
-        training = norms[0].training  # not that of the table: frozen layers stay in evaluation
+        learns = norms[0].learns  # not the table's mode: frozen layers stay in evaluation
         fused = x.convolve is native.convolve and native.is_fused(x.features, first.weight, norms[0].running_mean)
-        fused = fused and all(norm.training == training for norm in norms)
+        fused = fused and all(norm.learns == learns for norm in norms)
         if not fused or any(layer._forward_hooks or layer._forward_pre_hooks for layer in self.modules()):
             beside, result = super()._results(x)
             return [x.having(beside.features + result.features)]
@@ -194,7 +208,7 @@ class ResidualTable(ConcatTable):
             way_round.weight if isinstance(way_round, NetworkInNetwork) else None,
             rulebook.submanifold(x.sites, first.filter_size),
             rulebook.submanifold(x.sites, (1, 1, 1)),
-            training,
+            learns,
         )
         return [x.having(features)]
 

@@ -23,12 +23,12 @@ class _Residual(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, features: Tensor, weight_1: Tensor, bias_1: Tensor, conv_1: Tensor, weight_2: Tensor, bias_2: Tensor,
-        conv_2: Tensor, linear: Tensor | None, statistics: tuple[Statistics, Statistics], of_batch: bool,
+        conv_2: Tensor, linear: Tensor | None, statistics: tuple[Statistics, Statistics], training: bool,
         rules: tuple[Rules, Rules],
     ) -> Tensor:  # fmt: skip
-        ctx.first = norm.scaling_of(features, weight_1, bias_1, statistics[0], of_batch)
+        ctx.first = norm.scaling_of(features, weight_1, bias_1, statistics[0], training)
         middle = multiply(norm.apply(features, ctx.first), conv_1, rules[0].forward)
-        ctx.second = norm.scaling_of(middle, weight_2, bias_2, statistics[1], of_batch)
+        ctx.second = norm.scaling_of(middle, weight_2, bias_2, statistics[1], training)
         ctx.save_for_backward(features, middle, conv_1, conv_2, linear)
         ctx.rules = rules
         inside = norm.apply(middle, ctx.second)
@@ -69,6 +69,6 @@ def residual(
     conv_1, conv_2 = (weight.squeeze(1) for weight in convolutions)
     out: Tensor = _Residual.apply(  # type: ignore[no-untyped-call]
         features, weight_1, bias_1, conv_1, weight_2, bias_2, conv_2, None if linear is None else linear[None],
-        (first, second), training and len(features) > 1, (rules, ones),
+        (first, second), training, (rules, ones),
     )  # fmt: skip
     return out
