@@ -12,6 +12,16 @@ SAME = ("detector", "geometry_hash", "units", "planes", "downsample", "provenanc
 ROWS = ("file", "event", "tpc", "voxel_start", "voxel_count")
 
 
+def remember(selection: Any) -> None:
+    """Load the columns that `refuse_replaced` compares, which later would be those of another store."""
+    for name in _columns(selection):
+        selection.column(name)
+
+
+def _columns(selection: Any) -> list[str]:
+    return [*ROWS, f"charge_sum_{selection.store.root.planes[0]}"]
+
+
 def refuse_replaced(selection: Any) -> None:
     """Raise StoreError where another store lies where the selection's was, or none.
 
@@ -27,10 +37,12 @@ def refuse_replaced(selection: Any) -> None:
         what = f"commit ({then['commit']} then, {now.attributes['commit']} now)"
     if what is None:
         index = Index(store.path, now)
-        for name in ROWS:
+        for name in _columns(selection):
             column = index.column(name)
             rows = selection.row_numbers
-            if len(column) <= rows.max(initial=-1) or not np.array_equal(column[rows], selection.column(name)):
+            if len(column) <= rows.max(initial=-1) or not np.array_equal(
+                column[rows], selection.column(name), equal_nan=True
+            ):
                 what = f"index/{name}"
                 break
     if what is not None:

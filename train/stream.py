@@ -17,7 +17,8 @@ from train.crops import BudgetCrop
 from train.plans import EpochPlanner
 from train.reading import ImageReader
 from train.samples import Batch, Failure, as_batch
-from train.snapshots import refuse_replaced
+from train.slots import Parcel, Slots
+from train.snapshots import refuse_replaced, remember
 from train.steps import Sample, Transform, apply_all, together
 from train.stream_loader import StreamLoader
 
@@ -82,6 +83,8 @@ class ImageStream(IterableDataset[Batch]):
         if not any(map(len, self.selections)):
             raise ConfigError(f"{self._name()}: the selection is empty. Fix: check the file ranges and the TPCs")
         self.readers = [ImageReader(part, full_y, truth) for part in self.selections]
+        for part in self.selections:
+            remember(part)
         if need_truth:
             for reader in self.readers:
                 reader.refuse_without_truth()
@@ -108,6 +111,7 @@ class ImageStream(IterableDataset[Batch]):
         # Where the running iteration began. Workers read it when they start it, at any later moment.
         self._start = torch.zeros(2, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._plan: tuple[int, BatchPlan] | None = None
+        self.slots: Slots | None = None  # through which workers hand over their batches
         self._pid = os.getpid()
         self._told = False
         self._refuse_too_few()
@@ -138,7 +142,7 @@ class ImageStream(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         info = get_worker_info()
         if info is not None:
-            return cast(Iterator[Batch], self._handed_on(self.stretch(info.id, info.num_workers)))
+            return cast(Iterator[Batch], self._handed_on(self.stretch(info.id, info.num_workers), info.id))
         self.begin()
         return self._counted()
 
@@ -147,11 +151,11 @@ class ImageStream(IterableDataset[Batch]):
             self.advance()
             yield batch
 
-    @staticmethod
-    def _handed_on(batches: Iterator[Batch]) -> Iterator[Batch | Failure]:
+    def _handed_on(self, batches: Iterator[Batch], worker: int) -> Iterator[Batch | Parcel | Failure]:
         """Batches in a worker; an error that we raise on purpose travels as it is, torch would make text of it."""
         try:
-            yield from batches
+            for batch in batches:
+                yield batch if self.slots is None else self.slots.filled(worker, batch)
         except LarstoreError as error:
             yield Failure(error)
 

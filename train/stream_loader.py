@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 
 from train.ahead import ReadAhead, pinned
 from train.samples import Batch, Failure
+from train.slots import Parcel, Slots
 
 if TYPE_CHECKING:
     from train.stream import ImageStream
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 READ_AHEAD_MB = 256.0
 VOXEL_BYTES = 64  # of a batch, about
 MOST_WAITING = 4  # batches a worker keeps ready at most
+SMALL = 1 << 16  # bytes, for what is not voxels
 
 
 class StreamLoader(DataLoader[Batch]):
@@ -41,6 +43,14 @@ class StreamLoader(DataLoader[Batch]):
         read_ahead_mb: float = READ_AHEAD_MB,
     ) -> None:
         self.read_ahead = int(read_ahead_mb * 1e6)
+        waiting = 0
+        if num_workers:
+            plan = stream.plan(stream.epoch)
+            largest = max((int(stream.planner.planned[plan[b]].sum()) for b in range(len(plan))), default=0)
+            size = largest * VOXEL_BYTES
+            waiting = max(1, min(MOST_WAITING, self.read_ahead // max(1, num_workers * size)))
+            # Beside those that wait: one in the making, and two in use.
+            stream.slots = Slots(num_workers, waiting + 3, 2 * size + SMALL)
         super().__init__(
             stream,
             batch_size=None,
@@ -48,16 +58,10 @@ class StreamLoader(DataLoader[Batch]):
             collate_fn=_as_it_is,
             multiprocessing_context=start_method if num_workers else None,
             persistent_workers=num_workers > 0,
-            prefetch_factor=self._waiting(stream, num_workers) if num_workers else None,
+            prefetch_factor=waiting or None,
             pin_memory=pin_memory,
         )
         self.stream = stream
-
-    def _waiting(self, stream: "ImageStream", num_workers: int) -> int:
-        """Batches that each worker may keep ready, from the largest one of the first epoch."""
-        plan = stream.plan(stream.epoch)
-        largest = max((int(stream.planner.planned[plan[b]].sum()) for b in range(len(plan))), default=0)
-        return max(1, min(MOST_WAITING, self.read_ahead // max(1, num_workers * largest * VOXEL_BYTES)))
 
     def __len__(self) -> int:
         return len(self.stream)
@@ -77,12 +81,16 @@ class StreamLoader(DataLoader[Batch]):
         for batch in self.stream.stretch():
             yield pinned(batch) if self.pin_memory else batch
 
-    def _handed_out(self, batches: Iterator[Batch | Failure]) -> Iterator[Batch]:
+    def _handed_out(self, batches: Iterator[Batch | Parcel | Failure]) -> Iterator[Batch]:
         for batch in batches:
             if isinstance(batch, Failure):
                 raise batch.error
             self.stream.advance()
-            yield batch
+            if isinstance(batch, Parcel):
+                yield batch.open()
+            else:
+                yield batch
+            del batch  # else it would be held, and its slot, while the next one is waited for
 
     def state_dict(self) -> dict[str, Any]:
         """See `ImageStream.state_dict`."""

@@ -146,8 +146,9 @@ def test_several_stores_keep_their_own_transforms(store, tmp_path):
 
 
 @pytest.mark.parametrize(("workers", "ahead"), [(0, 0), (0, 9), (1, 9)])
-def test_errors_arrive_as_they_were_raised(tmp_path, workers, ahead):
-    damaged = larstore.open(testing.make_store(tmp_path / "r.zarr", n_files=3, n_events=1, n_voxels=50))
+def test_errors_arrive_as_they_were_raised(tmp_path, copy_of_store, workers, ahead):
+    path = copy_of_store(tmp_path / "r.zarr", n_files=3, n_events=1, n_voxels=50, shard_rows=64, chunk_rows=16)
+    damaged = larstore.open(path)
     loader = StreamLoader(ImageStream(damaged.select(), shuffle=False), workers, "fork", read_ahead_mb=ahead)
     (damaged.path / "voxels/charge/c/2/0").unlink()
     seen = []
@@ -183,8 +184,8 @@ def test_budget_and_empty_selections(store, caplog):
 
 
 @pytest.mark.parametrize("what", ["skip", "crop"])
-def test_images_over_the_budget_are_counted_and_logged(store, tmp_path, caplog, what):
-    small = larstore.open(testing.make_store(tmp_path / "small.zarr", n_files=1, n_events=2, n_voxels=40))
+def test_images_over_the_budget_are_counted_and_logged(store, tmp_path, copy_of_store, caplog, what):
+    small = larstore.open(copy_of_store(tmp_path / "small.zarr", n_files=1, n_events=2, n_voxels=40))
     stream = ImageStream([(store.select(), []), (small.select(), [])], max_voxels=100, over_budget=what, seed=1)
     assert not caplog.text
     caplog.set_level("DEBUG", "larstore.train")

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 import larstore
-from larstore import testing
 from train.ahead import ReadAhead, batch_bytes
 from train.stream import ImageStream, StreamLoader
 
@@ -64,8 +63,8 @@ def test_an_error_comes_where_its_batch_would_have_and_is_the_same():
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return larstore.open(testing.make_store(tmp_path_factory.mktemp("ahead") / "s.zarr", 9, 1, n_voxels=60))
+def store(tmp_path_factory, copy_of_store):
+    return larstore.open(copy_of_store(tmp_path_factory.mktemp("ahead") / "s.zarr", 9, 1, n_voxels=60))
 
 
 @pytest.mark.parametrize("how", ["break", "error", "interrupt"])

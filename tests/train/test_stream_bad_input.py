@@ -24,50 +24,62 @@ testing.add_images(sys.argv[1], [testing.make_image(file, 0, 1, 80, seed=9) for 
 """
 
 
-def make_store(path, **options):
-    return testing.make_store(
-        path, **{"n_files": 6, "n_events": 1, "n_voxels": 70, "shard_rows": 128, "chunk_rows": 32} | options
-    )
-
-
 def content(batch):
     return batch["keys"], batch["coords"].tolist(), batch["features"].tolist(), batch["target"].tolist()
 
 
+@pytest.fixture
+def make_store(copy_of_store):
+    """make_store(path, …) -> path: six files of an image."""
+    size = {"n_files": 6, "n_events": 1, "n_voxels": 70, "shard_rows": 128, "chunk_rows": 32}
+    return lambda path, **options: copy_of_store(path, **size | options)
+
+
 @pytest.mark.parametrize(("workers", "method"), [(0, "fork"), pytest.param(2, "spawn", marks=pytest.mark.slow)])
-def test_commits_of_others_change_nothing(tmp_path, workers, method):
+def test_commits_of_others_change_nothing(make_store, tmp_path, workers, method):
     """Another process adds images and replaces one in the middle of an epoch: the stream keeps to what it opened."""
 
     def loader(path):
         stream = ImageStream(larstore.open(path).select(), seed=3, transforms=[Noise(0, 9)])
         return StreamLoader(stream, workers, method, read_ahead_mb=1e-3)
 
-    undisturbed = [content(b) for one in [loader(make_store(tmp_path / "a.zarr"))] for _ in range(3) for b in one]
+    undisturbed = [content(b) for one in [loader(make_store(tmp_path / "a.zarr"))] for _ in range(2) for b in one]
     path, seen = make_store(tmp_path / "b.zarr"), []
     disturbed = loader(path)
-    for epoch in range(3):
+    for epoch in range(2):
         for i, batch in enumerate(disturbed):
             seen.append(content(batch))
-            if i == 2:
-                files = [str(file) for file in (0, 10 + epoch)]
+            if i == 2 and epoch == 0:
+                files = ["0", "10"]
                 subprocess.run([sys.executable, "-c", COMMIT, str(path), *files], check=True, timeout=120)
     assert seen == undisturbed
-    assert len(larstore.open(path)) == 9
+    assert len(larstore.open(path)) == 7
 
 
-def test_a_store_that_was_replaced_or_removed(tmp_path):
+def test_a_store_that_was_replaced_or_removed(make_store, tmp_path):
     path = make_store(tmp_path / "s.zarr")
     loader = StreamLoader(ImageStream(larstore.open(path).select(), shuffle=False), read_ahead_mb=0)
     assert len(list(loader)) == 6
     shutil.move(path, tmp_path / "old.zarr")
     with pytest.raises(StoreError, match=r"s\.zarr: not a larstore store.*Fix:"):
         list(loader)
-    make_store(path, n_files=7, seed=5)  # a newer commit, with other images in the same rows
-    with pytest.raises(StoreError, match=r"s\.zarr: was replaced by another store since it was opened: another .*Fix:"):
+    larstore.create(
+        path,
+        geometry=testing.make_geometry(),
+        provenance={"made by": "larstore.testing"},
+        shard_rows=128,
+        chunk_rows=32,
+    )
+    for files in (range(6), [6]):  # a newer commit, with other images in the same rows
+        testing.add_images(path, [testing.make_image(file, 0, 1, 70, seed=5) for file in files])
+    with pytest.raises(
+        StoreError,
+        match=r"s\.zarr: was replaced by another store since it was opened: another index/charge_sum_u.*Fix:",
+    ):
         list(loader)
     shutil.rmtree(path)
     make_store(path, n_files=2)
-    with pytest.raises(StoreError, match=r"another commit \(6 then, 2 now\)"):
+    with pytest.raises(StoreError, match=r"another commit \(1 then, 1 now\)"):
         list(loader)
     shutil.rmtree(path)
     shutil.move(tmp_path / "old.zarr", path)
@@ -86,7 +98,7 @@ def settings(path, **data):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"tpcs": [7]}, r"s\.zarr: no image of TPCs \[7\], the store has 1, 5\. Fix: correct data\.tpcs"),
+        ({"tpcs": [7]}, r"s\.zarr: no image of TPCs \[7\], the store has 1\. Fix: correct data\.tpcs"),
         (
             {"train_i": [[50, 60]]},
             r"no image in files \[50, 60\], TPCs all; the store has files 0 to 2\. Fix: .*train_i",
@@ -94,8 +106,8 @@ def settings(path, **data):
         ({"train_i": [[50, 60]], "tpcs": [1, 9]}, r"files \[50, 60\], TPCs \[1, 9\]; the store has"),
     ],
 )
-def test_a_part_that_holds_nothing_is_named_with_what_there_is(tmp_path, data, message):
-    path = make_store(tmp_path / "s.zarr", n_files=3, tpcs=(1, 5))
+def test_a_part_that_holds_nothing_is_named_with_what_there_is(make_store, tmp_path, data, message):
+    path = make_store(tmp_path / "s.zarr", n_files=3)
     with pytest.raises(ConfigError, match=message):
         make_loader(settings(path, **data), "train")
     other = make_store(tmp_path / "other.zarr", n_files=1)
@@ -113,7 +125,7 @@ def test_a_store_without_images(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_remote_stores_stream_the_same(tmp_path, workers):
+def test_remote_stores_stream_the_same(make_store, tmp_path, workers):
     """Over HTTP with ranges, reading ahead or in workers; from memory:// in this process, where alone it is."""
     make_store(tmp_path / "s.zarr")
 
@@ -134,7 +146,7 @@ def test_remote_stores_stream_the_same(tmp_path, workers):
             filesystem.rm("/larstore-stream", recursive=True)
 
 
-def test_an_image_is_not_read_twice_from_a_server(tmp_path):
+def test_an_image_is_not_read_twice_from_a_server(make_store, tmp_path):
     """Of each shard the index once, of each chunk its bytes once an epoch."""
     make_store(tmp_path / "s.zarr", n_voxels=96)  # whole chunks
     with serving(tmp_path) as server:

@@ -50,8 +50,9 @@ def test_a_crop_is_a_box_of_its_size(size, seed, spread):
     inside = ((sample.truth_coords >= low) & (sample.truth_coords <= high)).all(axis=1)
     kept = {tuple(c) for c in result.truth_coords.tolist()}
     assert {tuple(c) for c in sample.truth_coords[inside].tolist()} <= kept
-    if None not in size:
-        assert (np.ptp(result.truth_coords, axis=0) < np.array(size)).all() or len(result.truth_coords) == 0
+    for axis, side in enumerate(size):
+        if side is not None and np.ptp(sample.coords[:, axis]) >= side and len(result.truth_coords):
+            assert np.ptp(result.truth_coords[:, axis]) < side
 
 
 def test_a_crop_leaves_what_is_smaller_and_nothing():
@@ -119,18 +120,18 @@ def test_each_axis_is_flipped_half_of_the_time():
         assert 0.4 < share < 0.6 if flipped else share == 0
 
 
-@pytest.mark.parametrize("name", ["protodune-sp", "microboone", "protodune-hd"])
+@pytest.mark.parametrize("name", ["protodune-sp", "protodune-sp-2021"])
 def test_mirror_images_of_real_planes(tmp_path, name):
     """Their induction planes are at ± the same angle; the mirrored wires of u are those of v."""
     detector = load_detector(name)
     create(tmp_path / "s.zarr", geometry=detector.geometry(), provenance={})
     store = larstore.open(tmp_path / "s.zarr")
-    tpc = sorted(store.geometry.tpcs)[0]
-    frame = store.geometry.tpcs[tpc]
-    flip = make_flip(["x", "z"], store, [tpc])
+    flip = make_flip(["x", "z"], store, [1, 2])  # a TPC on either side
     assert flip.axes == (0, 2)
-    assert flip.mirrors[tpc].partner == (1, 0, 2)
-    assert flip.mirrors[tpc].size == (-(-frame.n_ticks // 8), -(-frame.n_y // 4), -(-frame.n_z // 4))
+    for tpc in (1, 2):
+        frame = store.geometry.tpcs[tpc]
+        assert flip.mirrors[tpc].partner == (1, 0, 2)
+        assert flip.mirrors[tpc].size == (-(-frame.n_ticks // 8), -(-frame.n_y // 4), -(-frame.n_z // 4))
 
 
 def test_planes_without_a_mirror_image_are_refused(tmp_path):
@@ -162,12 +163,12 @@ def test_steps_of_training_only(tmp_path):
             DataConfig(data_path="a", **wrong)
 
 
-def test_a_whole_configuration_of_random_steps(tmp_path):
+def test_a_whole_configuration_of_random_steps(tmp_path, copy_of_store):
     """Crops, flips and noise of a batch are those of the images one at a time, whatever is beside them."""
     from train.config import make_config
     from train.loaders import make_loader
 
-    path = testing.make_store(tmp_path / "s.zarr", n_files=4, n_events=1, n_voxels=90)
+    path = copy_of_store(tmp_path / "s.zarr", n_files=4, n_events=1, n_voxels=90)
 
     def images(batch_size, workers=0):
         config = make_config(

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import larstore
-from larstore import testing
 from larstore.errors import ConfigError
 from train.config import make_config
 from train.loaders import make_loader
@@ -93,10 +92,10 @@ def test_weights_that_make_no_sense(weights, epoch_images, changes, message):
 
 
 @pytest.fixture(scope="module")
-def stores(tmp_path_factory):
+def stores(tmp_path_factory, copy_of_store):
     folder = tmp_path_factory.mktemp("mixed")
     return [
-        testing.make_store(folder / f"{name}.zarr", n_files=n, n_events=1, n_voxels=30)
+        copy_of_store(folder / f"{name}.zarr", n_files=n, n_events=1, n_voxels=30)
         for name, n in (("rare", 2), ("left_out", 1), ("common", 6))
     ]
 
