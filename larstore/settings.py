@@ -91,7 +91,9 @@ def check(model: type[Model], values: dict[str, Any], origin: str, example: str 
 
 def one_line(error: ValidationError, model: type[BaseModel], origin: str, example: str = "") -> str:
     """The first mistake as one line: the key as the user wrote it, the value, and what would be right."""
-    first, *others = error.errors(include_url=False, include_context=False)
+    # A misspelt key first: the one that was meant is then missing as well.
+    errors = error.errors(include_url=False, include_context=False)
+    first, *others = sorted(errors, key=lambda each: each["type"] != "extra_forbidden")
     models, keys = _walk(model, first["loc"])
     key = ".".join(keys)
     more = f" (and {len(others)} more)" if others else ""
@@ -108,6 +110,10 @@ def one_line(error: ValidationError, model: type[BaseModel], origin: str, exampl
     )
     expected = "; give keys: " + ", ".join(models[0].model_fields) if models and first["type"] == "model_type" else ""
     where = f"{key}{shown}: " if key else ""
+    if first["type"] in ("literal_error", "union_tag_invalid"):
+        given = value.get("name") if isinstance(value, dict) else value
+        hint = did_you_mean(str(given), re.findall(r"'([^']+)'", message.partition("expected")[2] or message))
+        return f"{origin}: {where}{message}{more}. Fix: {hint}correct that value"
     return f"{origin}: {where}{message}{more}. Fix: correct that value{expected}"
 
 

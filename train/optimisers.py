@@ -24,8 +24,13 @@ def optimiser_names() -> list[str]:
     return sorted(found - {"Optimizer", *NOT_FOR_US})
 
 
-def make_optimiser(section: NamedSection, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimiser of a configuration's block, for ``parameters``. Raises ConfigError for a wrong name or argument."""
+def make_optimiser(
+    section: NamedSection, parameters: Iterable[nn.Parameter], fused: bool = True
+) -> torch.optim.Optimizer:
+    """The optimiser of a configuration's block, for ``parameters``. Raises ConfigError for a wrong name or argument.
+
+    ``fused``: take the fused form of those in `FUSED`, where the block does not choose another.
+    """
     name, arguments = section.name, section.arguments
     if name in NOT_FOR_US:
         reason, instead = NOT_FOR_US[name]
@@ -35,7 +40,7 @@ def make_optimiser(section: NamedSection, parameters: Iterable[nn.Parameter]) ->
         raise ConfigError(
             f"optimizer: {name!r} is not in torch.optim. Fix: {did_you_mean(name, valid)}one of {', '.join(valid)}"
         )
-    if name in FUSED and not {"foreach", "fused", "differentiable"} & set(arguments):
+    if fused and name in FUSED and not {"foreach", "fused", "differentiable"} & set(arguments):
         arguments["fused"] = True
     made: torch.optim.Optimizer = call_named(
         getattr(torch.optim, name), name, arguments, "optimizer", parameters, hidden=("params",)
