@@ -17,7 +17,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe one, but for two numbers of YAML 1.1: it makes 110 of 1:50, which is text, and text of 1e-3."""
+    """The safe one, but that 1:50 and 10:00:00 are text, which YAML 1.1 makes 110 and 36000 of, and 1e-3 a number."""
 
     def number_or_time(self, node: yaml.ScalarNode) -> int | float | str:
         """A number, unless it has colons."""
@@ -28,8 +28,9 @@ class _Loader(yaml.SafeLoader):
 
 for _tag in ("int", "float"):
     _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _Loader.number_or_time)
-_POWER = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$")
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _POWER, list("-+.0123456789"))
+# YAML 1.1 takes 1e-3 for text: it wants a point in front and a sign behind the e.
+_POWER = re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _POWER, list("-+0123456789"))
 
 
 def read_yaml(path: str | Path, example: str = "") -> dict[str, Any]:

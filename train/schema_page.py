@@ -8,6 +8,7 @@ import inspect
 import io
 import re
 import tokenize
+from collections.abc import Iterator
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -100,10 +101,21 @@ def _sections(path: str, field: FieldInfo) -> list[str]:
         if model is schema.NamedSection:
             continue
         branch = _branch(model)
-        parts += [f"## `{path}{branch}`\n", f"{_first_paragraphs(model)}\n", _table(model, path)]
+        parts += [f"## `{path}{branch}`\n", f"{_docstring(model)}\n", _table(model, path)]
         for name, inner in model.model_fields.items():
             parts += _sections(f"{path}.{inner.alias or name}", inner)
     return parts
+
+
+def walk(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, FieldInfo, str]]:
+    """Path, field and meaning of every key below ``model``."""
+    meanings = comments(model)
+    for name, field in model.model_fields.items():
+        own = f"{path}.{field.alias or name}".lstrip(".")
+        yield own, field, meanings.get(name, "")
+        for inner in _models(field.annotation):
+            if inner is not schema.NamedSection:
+                yield from walk(inner, own)
 
 
 def _branch(model: type[BaseModel]) -> str:
@@ -126,7 +138,10 @@ def _table(model: type[BaseModel], path: str) -> str:
 
 
 def comments(model: type[BaseModel]) -> dict[str, str]:
-    """What the source says of each field: the comments in its lines, or, without any, those right above it."""
+    """What the source says of each field: the comments in its lines, or those right above it.
+
+    Without any, of a block: the first sentence of its class's docstring.
+    """
     found: dict[str, str] = {}
     for kind in (base for base in reversed(model.__mro__) if base.__module__ == model.__module__):
         source = inspect.getsource(kind)
@@ -148,6 +163,10 @@ def comments(model: type[BaseModel]) -> dict[str, str]:
                     text.insert(0, lines[above])
                     above -= 1
             found[node.target.id] = " ".join(filter(None, text))
+    for name, field in model.model_fields.items():
+        blocks = _models(field.annotation)
+        if not found[name] and len(blocks) == 1 and blocks[0] is not schema.NamedSection:
+            found[name] = re.split(r"[.;:]\s", _docstring(blocks[0]) + " ")[0]
     return found
 
 
@@ -221,7 +240,7 @@ def _is_model(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def _first_paragraphs(model: type[BaseModel]) -> str:
+def _docstring(model: type[BaseModel]) -> str:
     """A class's docstring, for readers of Markdown."""
     return inspect.cleandoc(model.__doc__ or "").replace("``", "`")
 
