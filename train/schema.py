@@ -72,9 +72,7 @@ class DataConfig(Section):
     tpcs: list[list[int] | None] | None = None  # only these TPCs
     scale: list[float] | None = None  # factor on the truth
     threshold: float | None = None  # truth > threshold is 1, else 0; None keeps the truth as it is
-    coord_lim: tuple[Limits | None, Limits | None, Limits | None] | None = (
-        None  # voxels [lo, hi) of x, y, z that are kept; training only
-    )
+    coord_lim: tuple[Limits | None, Limits | None, Limits | None] | None = None  # kept voxels [lo, hi); training only
     z_segments: list[int] | None = None  # ascending upper bounds in voxels, one extra input each
     noise: NoiseConfig | None = None  # on the charges; training only
     round: int | None = None  # decimals of the charges in electrons, negative ones allowed
