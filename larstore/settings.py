@@ -17,7 +17,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe one, but for two numbers of YAML 1.1: it makes 110 of 1:50, which is text, and text of 1e-3."""
+    """The safe one, but that 1:50 and 10:00:00 are text, which YAML 1.1 makes 110 and 36000 of, and 1e-3 a number."""
 
     def number_or_time(self, node: yaml.ScalarNode) -> int | float | str:
         """A number, unless it has colons."""
@@ -28,8 +28,9 @@ class _Loader(yaml.SafeLoader):
 
 for _tag in ("int", "float"):
     _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _Loader.number_or_time)
-_POWER = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$")
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _POWER, list("-+.0123456789"))
+# YAML 1.1 takes 1e-3 for text: it wants a point in front and a sign behind the e.
+_POWER = re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _POWER, list("-+0123456789"))
 
 
 def read_yaml(path: str | Path, example: str = "") -> dict[str, Any]:
@@ -91,7 +92,9 @@ def check(model: type[Model], values: dict[str, Any], origin: str, example: str 
 
 def one_line(error: ValidationError, model: type[BaseModel], origin: str, example: str = "") -> str:
     """The first mistake as one line: the key as the user wrote it, the value, and what would be right."""
-    first, *others = error.errors(include_url=False, include_context=False)
+    # A misspelt key first: the one that was meant is then missing as well.
+    errors = error.errors(include_url=False, include_context=False)
+    first, *others = sorted(errors, key=lambda each: each["type"] != "extra_forbidden")
     models, keys = _walk(model, first["loc"])
     key = ".".join(keys)
     more = f" (and {len(others)} more)" if others else ""
@@ -108,6 +111,10 @@ def one_line(error: ValidationError, model: type[BaseModel], origin: str, exampl
     )
     expected = "; give keys: " + ", ".join(_keys_of(models[0])) if models and first["type"] == "model_type" else ""
     where = f"{key}{shown}: " if key else ""
+    if first["type"] in ("literal_error", "union_tag_invalid"):
+        given = value.get("name") if isinstance(value, dict) else value
+        hint = did_you_mean(str(given), re.findall(r"'([^']+)'", message.partition("expected")[2] or message))
+        return f"{origin}: {where}{message}{more}. Fix: {hint}correct that value"
     return f"{origin}: {where}{message}{more}. Fix: correct that value{expected}"
 
 

@@ -38,15 +38,15 @@ class NamedSection(BaseModel):
 class NoiseConfig(Section):
     """Gaussian noise on the charges while training, in electrons a voxel and plane."""
 
-    mean: float = 0.0
-    sd: float = Field(ge=0.0)
+    mean: float = 0.0  # electrons
+    sd: float = Field(ge=0.0)  # electrons
 
 
 class ChargeConfig(Section):
     """How charges in electrons become network inputs: ``f(scale × charge)``; kept in the checkpoint for inference."""
 
-    transform: Literal["linear", "asinh", "log"] = "linear"
-    scale: float = Field(default=0.001, gt=0.0)
+    transform: Literal["linear", "asinh", "log"] = "linear"  # f; log is log(1 + |q|) with the sign of q
+    scale: float = Field(default=0.001, gt=0.0)  # 0.001: thousands of electrons
 
 
 class SourceConfig(Section):
@@ -67,34 +67,32 @@ class DataConfig(Section):
     the training or of the validation.
     """
 
-    name: Literal["sparse"] = "sparse"
-    data_path: list[str]
-    train_i: list[Range | None] | None = None
-    inference_i: list[Range | None] | None = None
-    tpcs: list[list[int] | None] | None = None
+    name: Literal["sparse"] = "sparse"  # kind of images; there is one
+    data_path: list[str]  # store or stores; environment variables are expanded
+    train_i: list[Range | None] | None = None  # numbers of the first and last file to train on; without: inference only
+    inference_i: list[Range | None] | None = None  # those of validation, and of inference where nothing is trained
+    tpcs: list[list[int] | None] | None = None  # only these TPCs
     truth: Literal["truth", "collected"] = "truth"  # electrons freed, or those that reach the wires
     scale: list[float] | None = None  # factor on the truth
     weights: list[Annotated[float, Field(gt=0.0)] | None] | None = None  # shares of the stores in an epoch of training
     epoch_images: int | None = Field(default=None, ge=1)  # drawn an epoch with weights; None = as many as there are
     threshold: float | None = None  # truth > threshold is 1, else 0; None keeps the truth as it is
-    coord_lim: tuple[Limits | None, Limits | None, Limits | None] | None = None  # training only
+    coord_lim: tuple[Limits | None, Limits | None, Limits | None] | None = None  # kept voxels [lo, hi); training only
     z_segments: list[int] | None = None  # ascending upper bounds in voxels, one extra input each
-    crop: tuple[BoxSide | None, BoxSide | None, BoxSide | None] | None = (
-        None  # a box at random, in voxels; training only
-    )
+    crop: tuple[BoxSide | None, BoxSide | None, BoxSide | None] | None = None  # box at random, voxels; training only
     flips: list[Literal["x", "y", "z"]] | None = None  # mirrored with a probability of 1/2 each; training only
-    noise: NoiseConfig | None = None  # training only
+    noise: NoiseConfig | None = None  # on the charges; training only
     round: int | None = None  # decimals of the charges in electrons, negative ones allowed
     full_y: bool = False  # all truth voxels in each batch, tiled or not
-    charge: ChargeConfig = ChargeConfig()
+    charge: ChargeConfig = ChargeConfig()  # how charges become network inputs
     input_planes: list[str] | None = None  # planes in the order of the network's inputs; None = as in the store
     batch_size: int = Field(default=1, ge=1)  # images
     max_voxels: int | None = Field(default=None, ge=1)  # a batch is closed before it grows beyond
     over_budget: Literal["fail", "skip", "crop"] = "fail"  # what happens to an image of more than max_voxels
     last: Literal["pad", "drop"] = "pad"  # batches that several processes cannot share evenly; validation always pads
     window: int = Field(default=256, ge=1)  # runs of images that are shuffled together
-    num_workers: int = Field(default=0, ge=0)
-    start_method: Literal["fork", "spawn", "forkserver"] = "spawn"
+    num_workers: int = Field(default=0, ge=0)  # processes that prepare batches; 0: threads of this one
+    start_method: Literal["fork", "spawn", "forkserver"] = "spawn"  # of these processes
     read_ahead_mb: float = Field(default=256.0, ge=0.0)  # batches that wait, at most; 0 = none is prepared ahead
 
     @model_validator(mode="before")
@@ -182,9 +180,9 @@ class PlateauTrainer(Section):
     """The learning rate falls by ``factor`` when a validation metric has not risen for ``patience`` epochs."""
 
     name: Literal["schedule_plateau"]
-    metric: str
-    patience: int = Field(default=10, ge=0)
-    factor: float = Field(default=0.1, gt=0.0, lt=1.0)
+    metric: str  # name among the metrics; higher is better
+    patience: int = Field(default=10, ge=0)  # epochs
+    factor: float = Field(default=0.1, gt=0.0, lt=1.0)  # on the learning rate
 
 
 class OneCycleTrainer(Section):
@@ -192,7 +190,7 @@ class OneCycleTrainer(Section):
 
     name: Literal["one_cycle"]
     warmup: float = Field(default=0.1, ge=0.0, lt=1.0)  # fraction of the run
-    final: float = Field(default=0.01, ge=0.0, le=1.0)
+    final: float = Field(default=0.01, ge=0.0, le=1.0)  # of the learning rate, at the end
 
 
 class ScheduleTrainer(Section):
@@ -231,19 +229,19 @@ class TransferConfig(Section):
 class TrainConfig(Section):
     """How long and with what the network is trained."""
 
-    n_epochs: int = Field(default=1, ge=1)
+    n_epochs: int = Field(default=1, ge=1)  # times that every image is seen
     max_minutes: float | None = Field(default=None, gt=0.0)  # of the whole run, resumed ones included
     start_epoch: int | None = Field(default=None, ge=0)  # checkpoint that --resume starts from
-    transfer: TransferConfig | None = None
-    gradient_clip: float | None = Field(default=None, gt=0.0)
+    transfer: TransferConfig | None = None  # weights to begin with, of another run
+    gradient_clip: float | None = Field(default=None, gt=0.0)  # largest norm, or number, of the gradient
     log_every_n_steps: int = Field(default=50, ge=1)  # steps whose loss goes to `loggers`
     gradient_clip_algorithm: Literal["norm", "value"] = "norm"  # of all gradients together, or each number's own
     accumulate: int = Field(default=1, ge=1)  # batches of each process a step; their losses are averaged as they are
     precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"  # bf16: of GPUs, on CPUs nothing is won; 16: GPUs only
-    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    # Processes a node, and nodes. None: as Slurm or torchrun started them, else one; auto: one a GPU of the node.
-    devices: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
-    num_nodes: int | None = Field(default=None, ge=1)
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"  # auto: a GPU if there is one
+    # None: as Slurm or torchrun started them, else one.
+    devices: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None  # processes a node; auto: one a GPU
+    num_nodes: int | None = Field(default=None, ge=1)  # nodes; None as for devices
     distributed_backend: Literal["auto", "gloo", "nccl"] = "auto"  # auto: nccl on GPUs, gloo on CPUs
     batch_norm: Literal["local", "sync", "frozen"] = "local"  # over a process's batch, or all; frozen: as transferred
     threads: int | None = Field(default=None, ge=1)  # on the CPU; None = its cores, shared by a node's processes
@@ -267,24 +265,24 @@ class TrainConfig(Section):
 class InferenceStoreConfig(Section):
     """Predictions written while training (`store_inference`)."""
 
-    everyNepoch: int = Field(default=1, ge=1)  # noqa: N815 - the key's established name
-    everyNsample: int = Field(default=1, ge=1)  # noqa: N815
-    outdir: str = "inference"
+    everyNepoch: int = Field(default=1, ge=1)  # noqa: N815  # only after every n-th epoch
+    everyNsample: int = Field(default=1, ge=1)  # noqa: N815  # only every n-th image of validation
+    outdir: str = "inference"  # middle of the prediction's name, RUN-OUTDIR-EPOCH
 
 
 class Config(Section):
     """A whole configuration; see ``configs/ghost3d.yaml`` for one with comments."""
 
-    output_dir: str
-    seed: int = Field(default=0, ge=0)
-    trainer: Trainer = BasicTrainer()
-    store_inference: InferenceStoreConfig | None = None
-    data: DataConfig
-    model: NamedSection
-    loss: NamedSection | None = None  # loss and optimizer are not needed for inference
-    optimizer: NamedSection | None = None
-    train: TrainConfig = TrainConfig()
-    metrics: dict[str, NamedSection] = {}
+    output_dir: str  # directory of the run: checkpoints, summaries, log; environment variables are expanded
+    seed: int = Field(default=0, ge=0)  # of the network's first weights, the order of images, and noise
+    trainer: Trainer = BasicTrainer()  # how the learning rate changes
+    store_inference: InferenceStoreConfig | None = None  # predictions while training; true: with the defaults
+    data: DataConfig  # which images
+    model: NamedSection  # the network and its arguments
+    loss: NamedSection | None = None  # what is made small; inference needs none
+    optimizer: NamedSection | None = None  # how; inference needs none
+    train: TrainConfig = TrainConfig()  # how long, and on what
+    metrics: dict[str, NamedSection] = {}  # further numbers in the summaries, each under a name of yours
     loggers: list[NamedSection] = []  # of Lightning, beside the run's own table; see docs/runs.md
     _origin: str = PrivateAttr(default="")  # the file it was read from, for errors
 

@@ -7,6 +7,7 @@ import yaml
 
 from larstore.errors import ConfigError
 from train.config import load_config, make_config, with_inputs
+from train.module import ImageModule
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 MINIMAL = {
@@ -188,6 +189,123 @@ def test_set_overrides_the_file(tmp_path):
     assert config.model.arguments == {"nChannels": 4, "n_2D": 1}
     config = load_config(path, ["trainer.name=one_cycle", "trainer.warmup=0.5"])
     assert config.trainer.warmup == 0.5
+
+
+def test_set_goes_into_blocks_that_are_names_alone(tmp_path):
+    path = tmp_path / "c.yaml"
+    loss = {"name": "MultiTaskLoss", "score": "BCELoss"}
+    path.write_text(yaml.safe_dump(MINIMAL | {"metrics": {"acc": "BinAccuracy"}, "trainer": "basic", "loss": loss}))
+    changes = ["metrics.acc.threshold=0.3", "loss.score.weight=2", "trainer.name=schedule"]
+    config = load_config(path, [*changes, "trainer.scheduler=StepLR", "trainer.scheduler.step_size=3"])
+    assert config.metrics["acc"].model_dump() == {"name": "BinAccuracy", "threshold": 0.3}
+    assert config.loss.arguments["score"] == {"name": "BCELoss", "weight": 2}
+    assert config.trainer.scheduler.model_dump() == {"name": "StepLR", "step_size": 3}
+    with pytest.raises(ConfigError, match=r"--set data\.data_path\.x=1: data_path holds 'run\.zarr', not keys\. Fix: "):
+        load_config(path, ["data.data_path.x=1"])
+
+
+# As the 2021 research code's files are written: every key that it knew, at its place.
+RESEARCH = """
+output_dir: $SCRATCH/results/ghost3d
+trainer:
+  name: schedule_plateau
+  metric: acc
+  patience: 3
+  factor: 0.2
+store_inference:
+  everyNepoch: 5
+  everyNsample: 10
+  outdir: inference
+data:
+  name: sparse
+  data_path: [$SCRATCH/larsim/Electron/xy, $SCRATCH/larsim/BeamCosmic/xy]
+  train_i: [[701, 950], [101, 840]]
+  inference_i: [[951, 1000], null]
+  tpcs: [null, [1]]
+  threshold: 0
+  coord_lim: [null, [0, 500], null]
+  z_segments: [100, 200, 300]
+  noise: {mean: 0, sd: 0.1}
+  round: 2
+  scale: [1, 0.5]
+  full_y: false
+  batch_size: 1
+model:
+  name: cellnet_binary
+  spatial_size: [1024, 1024, 512]
+  nChannels: 16
+  nStrides: 5
+  n_2D: 0
+  nInputFeatures: 6
+  reps: 2
+  conv_kernel: 3
+  downsample: [2, 2]
+  downsample_t: [2, 2]
+  momentum: 0.99
+loss:
+  name: BCELoss
+optimizer:
+  name: Adam
+  lr: 0.001
+train:
+  n_epochs: 20
+  start_epoch: 7
+  transfer: false
+metrics:
+  acc: BinAccuracy
+"""
+
+
+def test_every_key_of_the_research_code(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCRATCH", "/scratch/me")
+    path = tmp_path / "c.yaml"
+    path.write_text(RESEARCH)
+    config = load_config(path)
+    assert config.output_dir == "/scratch/me/results/ghost3d"
+    assert [(s.path[-7:-3], s.files, s.tpcs, s.scale) for s in config.data.sources("train")] == [
+        ("tron", (701, 950), None, 1),
+        ("smic", (101, 840), [1], 0.5),
+    ]
+    assert [s.path[-7:-3] for s in config.data.sources("inference")] == ["tron"]
+    assert (config.train.start_epoch, config.train.transfer) == (7, None)
+    written = yaml.safe_load(RESEARCH)
+    assert all(key in config.plain() for key in written)
+    for block in ("data", "train", "trainer", "store_inference", "model"):
+        assert set(written[block]) <= set(config.plain()[block])
+    ImageModule(with_inputs(config, 3), 10)  # network, loss, optimiser, scheduler, metrics
+
+
+@pytest.mark.parametrize(
+    ("model", "loss", "data"),
+    [
+        ("cellnet_charge", {"name": "MSELoss"}, {}),
+        ("cellnet_charge", {"name": "DownsampleMSELoss", "downsample": [5, 5, 5], "weight": 1}, {"full_y": True}),
+        ("cellnet_binary", {"name": "BCEL1Loss", "L1_lambda": 0.1}, {"threshold": 0}),
+        ("cellnet_binary", {"name": "ChargeWeightedBCELoss", "negative_weight": 1}, {}),
+        ("cellnet_binary", {"name": "LabelWeightedBCELoss", "positive_weight": 10}, {"threshold": 0}),
+        ("BinarySparseCellNet", {"name": "WeightedBCELoss", "negative_weight": 1}, {"threshold": 0}),  # ghost3d_3.yaml
+    ],
+)
+def test_models_and_losses_of_the_research_code(model, loss, data):
+    values = yaml.safe_load(RESEARCH.replace("$SCRATCH", ""))
+    values["data"] = {"data_path": "s.zarr", "train_i": [0, 1], **data}
+    values["model"] |= {"name": model, "nInputFeatures": 3} | ({"nHiddenLayers": 2} if "charge" in model else {})
+    ImageModule(make_config(values | {"loss": loss}), 10)
+
+
+def test_without_training_files_what_concerns_training_is_not_needed(monkeypatch):
+    monkeypatch.setenv("SCRATCH", "/scratch/me")
+    values = yaml.safe_load(RESEARCH)
+    values["data"]["train_i"] = None
+    for key in ("loss", "optimizer", "metrics"):
+        del values[key]
+    config = make_config(values)
+    assert config.trainer.name == "schedule_plateau"  # of a metric that is not there: nothing is trained
+    assert not config.data.sources("train")
+    assert config.loss is config.optimizer is None
+    values["data"]["train_i"] = [[1, 2], None]
+    with pytest.raises(ConfigError, match=r"trainer\.metric 'acc' is not among the metrics \[\]"):
+        make_config(values)
 
 
 @pytest.mark.parametrize("override", ["train.n_epochs", "=3", "data..x=1", "output_dir.x=1", "train.n_epochs=[1"])
