@@ -128,7 +128,7 @@ def _first_batches(stream: ImageStream, wanted: int) -> list[Batch]:
     """The first batches in which a voxel counts."""
     plan, found = stream.plan(0), []
     for number in range(len(plan)):
-        batch = stream.load(plan[number], 0, number)
+        batch = stream.load(plan[number], number=number)
         if bool((batch["weight"] > 0).any()):
             found.append(batch)
         if len(found) == wanted:
