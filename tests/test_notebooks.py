@@ -16,6 +16,11 @@ from tests.preprocess.small_runs import make_config
 
 pytestmark = pytest.mark.timeout(600)
 CLUSTER = "01_preprocess_on_a_cluster"
+# What the others print, beside being run to their end.
+SAID = {
+    "02_train_from_the_store": ("resuming: 12 images", "epoch 6: train_loss", "predictions in the store: ['first']"),
+    "03_query_the_store": ("{'TPC 1': 30, 'TPC 5': 10}", "48 images, 19,200 voxels: no damage"),
+}
 # pyzmq's and jupyter_client's event loops warn of their own clean-up.
 quiet_kernels = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::RuntimeWarning"
@@ -42,7 +47,9 @@ def test_a_notebook_is_its_text_without_outputs(text):
 @quiet_kernels
 @pytest.mark.parametrize("text", [text for text in TEXTS if text.stem != CLUSTER], ids=lambda path: path.stem)
 def test_a_notebook_runs(text, tmp_path):
-    execute(text.with_suffix(".ipynb"), tmp_path)
+    said = printed(execute(text.with_suffix(".ipynb"), tmp_path))
+    for each in SAID.get(text.stem, ()):
+        assert each in said
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 WIDTH, HEIGHT = 520, 260  # of a chart, in its own units; pages scale it
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 12, 40
 COLOURS = ("#1f5fa8", "#d1701f", "#2b8a5a", "#8a4f9e", "#8a96a3")
+HALO = 'paint-order="stroke" stroke="#fff" stroke-width="4"'  # text stays readable on top of lines
 MOST_POINTS = 600  # of a line; more are thinned out
 MARKED = 120  # lines of up to so many points have a dot, and what the pointer shows, at each of them
 
@@ -61,16 +62,18 @@ def chart(
     parts = [_frame(x_axis, y_axis, x_title, y_title)]
     for x, label in marks:
         left = _across(x_axis, x)
+        beside = f'x="{left - 4}" text-anchor="end"' if x_axis.place(x) > 0.8 else f'x="{left + 4}"'
         parts.append(
             f'<line x1="{left}" x2="{left}" y1="{TOP}" y2="{HEIGHT - BOTTOM}" stroke="#5d6b7a" stroke-dasharray="4 3"/>'
-            f'<text x="{left + 4}" y="{HEIGHT - BOTTOM - 6}">{html.escape(label)}</text>'
+            f'<text {beside} y="{HEIGHT - BOTTOM - 6}" {HALO}>{html.escape(label)}</text>'
         )
-    for i, (name, points) in enumerate(shown):
-        parts.append(_drawn(name, points, x_axis, y_axis, COLOURS[i % len(COLOURS)]))
-        parts.append(
-            f'<text x="{WIDTH - RIGHT - 6}" y="{TOP + 15 * (i + 1)}" text-anchor="end" '
-            f'fill="{COLOURS[i % len(COLOURS)]}" font-weight="600">{html.escape(name)}</text>'
-        )
+    coloured = [(*line, COLOURS[i % len(COLOURS)]) for i, line in enumerate(shown)]
+    parts += [_drawn(name, points, x_axis, y_axis, colour) for name, points, colour in coloured]
+    parts += [
+        f'<text x="{WIDTH - RIGHT - 6}" y="{TOP + 15 * (i + 1)}" text-anchor="end" fill="{colour}" font-weight="600" '
+        f"{HALO}>{html.escape(name)}</text>"
+        for i, (name, _, colour) in enumerate(coloured)
+    ]
     if not shown:
         parts.append(f'<text x="{WIDTH / 2}" y="{HEIGHT / 2}" text-anchor="middle">nothing yet</text>')
     return (
