@@ -20,7 +20,7 @@ from preprocess.simulation.write import Frame, write_frames
 from preprocess.sources import open_source
 from tests.benchmarks.training_settings import COUNTED_VOXELS, DETECTOR, DOWNSAMPLE, TPC, Sample
 
-PORTION = 32  # files tried at a time
+MOST = 32  # files tried at a time
 LOST = 3  # a stream of random numbers of its own
 
 
@@ -34,8 +34,9 @@ def make_sample(folder: Path, sample: Sample, response: dict[str, Any]) -> dict[
     config = {**sample.particles, **response}
     found: dict[int, int] = {}
     with _pool() as pool:
-        for first in count(1, PORTION):
-            files = range(first, first + PORTION)
+        portion = min(MOST, 2 * sample.events)
+        for first in count(1, portion):
+            files = range(first, first + portion)
             tasks = [pool.submit(_one_event, folder, sample, config, file) for file in files]
             found |= {file: n for file, task in zip(files, tasks, strict=True) if (n := task.result()) is not None}
             if len(found) >= sample.events:

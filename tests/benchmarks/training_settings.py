@@ -159,7 +159,9 @@ class Settings:
     samples: tuple[Sample, ...] = (BEAM, ELECTRONS)
     response: dict[str, Any] = field(default_factory=lambda: dict(RESPONSE))
     threshold: float = THRESHOLD
-    variations: int = 40  # held-out events of each sample that are simulated again with another response
+    variations: tuple[str, ...] = tuple(name for name, *_ in VARIATIONS)
+    varied: int = 40  # held-out events of each sample that are simulated again with another response
+    frames: tuple[str, ...] = ("sp", "hd", "vd")  # of `training_frames`
     ghost: dict[str, Any] = field(default_factory=lambda: dict(GHOST))
     charge: dict[str, Any] = field(default_factory=lambda: dict(CHARGE))
 
@@ -184,7 +186,9 @@ TINY = Settings(
         dataclasses.replace(ELECTRONS, train=2, held_out=2),
     ),
     threshold=1500.0,
-    variations=1,
+    variations=("lost",),
+    varied=1,
+    frames=("sp",),
     ghost=_small(GHOST, 1.0),
     charge=_small(CHARGE, 1.0),
 )

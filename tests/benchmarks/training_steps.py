@@ -96,9 +96,9 @@ class Bench:
             yield Step(f"score {sample.name}", lambda x=sample: self._score(x.name, self._held_out(x)))
         if self.data is not None:
             yield Step("score bee", self._bee)
-            for frame in FRAMES:
+            for frame in (frame for frame in FRAMES if frame.name in s.frames):
                 yield Step(f"frame {frame.name}", lambda x=frame: self._frame(x))
-        for name, _, changes, lost in VARIATIONS:
+        for name, _, changes, lost in (v for v in VARIATIONS if v[0] in s.variations):
             for sample in s.samples:
                 yield Step(
                     f"vary {name} {sample.name}", lambda x=sample, n=name, c=changes, q=lost: self._vary(x, n, c, q)
@@ -124,7 +124,7 @@ class Bench:
 
     def _varied(self, sample: Sample) -> list[int]:
         """The held-out files that are simulated again."""
-        return self._files(sample)[sample.train :][: self.settings.variations]
+        return self._files(sample)[sample.train :][: self.settings.varied]
 
     def _command(self, name: str, *arguments: object) -> None:
         """Run a `larstore` command with its output in a log; raises StepError where it fails."""
