@@ -12,11 +12,10 @@ from train.evaluation import read_images
 
 N_DECILES = 10
 CUT = 0.5  # of the score, for the sum over kept voxels
-KEPT = 1000.0  # electrons in the unit of the network's target
 
 
 def charge_figures(
-    store_path: Path, scores: str, charges: str, files: tuple[int, int], max_voxels: int = 4_000_000
+    store_path: Path, scores: str, charges: str, scale: float, files: tuple[int, int], max_voxels: int = 4_000_000
 ) -> dict[str, Any]:
     """Bias and resolution on the voxels with truth of at least 5 ke, by decile of the collected charge.
 
@@ -25,7 +24,8 @@ def charge_figures(
     voxels of the image.
 
     Args:
-        scores, charges: predictions of the store, the latter in thousands of electrons.
+        scores, charges: predictions of the store.
+        scale: what the charges are in, ``data.scale`` of the training: electrons × scale.
     """
     collected, network, planes = [], [], []
     sums: dict[str, list[float]] = {"network": [], "mean of planes": []}
@@ -35,7 +35,7 @@ def charge_figures(
         true = truth >= TRUE_ELECTRONS
         if not true.any():
             continue
-        estimate = image.score(charges) * KEPT
+        estimate = image.score(charges) / scale
         mean = mean_of_planes(image.charge, image.live)
         collected.append(image.collected[true])
         network.append(estimate[true])

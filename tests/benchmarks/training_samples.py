@@ -28,7 +28,7 @@ def make_sample(folder: Path, sample: Sample, response: dict[str, Any]) -> dict[
     """Write a frame archive and its truth for each event; returns the ``files`` and how many particles ``counted``.
 
     Files are counted from 1; one whose event has too few or too many is passed over, so that numbers are missing.
-    The choice depends on the deposits alone, not on the response.
+    The choice depends on the deposits alone, not on the response. Files that are there are kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = {**sample.particles, **response}
@@ -69,7 +69,8 @@ def _one_event(folder: Path, sample: Sample, config: dict[str, Any], file: int) 
     found = count_particles(responses[0].tpc, deposits, sample.pdg)
     if not sample.wanted[0] <= found <= sample.wanted[1]:
         return None
-    simulate(folder, load_detector(DETECTOR), [TPC], 1, 1, sample.seed, settings, file, sample.name)
+    if not (folder / f"sim_{sample.name}_{file}_depoElectron-TPC{TPC}.npz").exists():  # it is written last, at once
+        simulate(folder, load_detector(DETECTOR), [TPC], 1, 1, sample.seed, settings, file, sample.name)
     return found
 
 

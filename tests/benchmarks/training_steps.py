@@ -56,6 +56,8 @@ class Bench:
             if found["settings"] != settings.plain():
                 raise StepError(f"{folder}: holds a run with other settings. Fix: another --work, or remove it")
             self.done = found["done"]
+        else:
+            self._save()
 
     def run(self, only: str | None = None) -> None:
         """Do the steps that are not done, in order; ``only``: those whose names begin with it."""
@@ -212,4 +214,5 @@ class Bench:
     def _charge(self, sample: Sample) -> dict[str, Any]:
         files = self._held_out(sample)
         self._infer(sample.name, files, "charge", CHARGE)
-        return charge_figures(self._store(sample.name), SCORES, f"{CHARGE}-charge", files)
+        scale = self.settings.charge["data"]["scale"]
+        return charge_figures(self._store(sample.name), SCORES, f"{CHARGE}-charge", scale, files)
