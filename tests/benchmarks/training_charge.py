@@ -12,31 +12,30 @@ from train.evaluation import read_images
 
 N_DECILES = 10
 CUT = 0.5  # of the score, for the sum over kept voxels
-KEPT = 1000.0  # electrons in the unit of the network's target
 
 
 def charge_figures(
-    store_path: Path, scores: str, charges: str, files: tuple[int, int], max_voxels: int = 4_000_000
+    store_path: Path, scores: str, charges: str, scale: float, files: tuple[int, int], max_voxels: int = 4_000_000
 ) -> dict[str, Any]:
     """Bias and resolution on the voxels with truth of at least 5 ke, by decile of the collected charge.
 
-    The relative residual of an estimate q is (q − collected) / collected. Bias is its median, resolution half the width
-    of its central 68 %. Estimates: the network's, and the mean of the live planes' charges. ``sums``: per image Σ
-    estimate over voxels with score >= 0.5 over Σ collected of all truth voxels of the image.
+    Estimates are the network's, and the mean of the live planes' charges; of each the ratio to what is collected is
+    looked at, see `spread`. ``sums``: per image Σ estimate over voxels with score >= 0.5 over Σ collected of all truth
+    voxels of the image.
 
     Args:
-        scores, charges: predictions of the store, the latter in thousands of electrons.
+        scores, charges: predictions of the store.
+        scale: what the charges are in, ``data.scale`` of the training: electrons × scale.
     """
     collected, network, planes = [], [], []
     sums: dict[str, list[float]] = {"network": [], "mean of planes": []}
     selection = larstore.open(store_path).select(files=files)
-    score_of = read_images(selection, max_voxels, scores)
-    for image in score_of:
+    for image in read_images(selection, max_voxels, scores):
         truth = image.truth
         true = truth >= TRUE_ELECTRONS
         if not true.any():
             continue
-        estimate = image.score(charges) * KEPT
+        estimate = image.score(charges) / scale
         mean = mean_of_planes(image.charge, image.live)
         collected.append(image.collected[true])
         network.append(estimate[true])
@@ -49,8 +48,8 @@ def charge_figures(
     estimates = {"network": np.concatenate(network), "mean of planes": np.concatenate(planes)}
     return {
         "voxels": len(reference),
-        "methods": {name: residuals(values, reference) for name, values in estimates.items()},
-        "sums": {name: {**spread(np.array(ratios) - 1), "images": len(ratios)} for name, ratios in sums.items()},
+        "methods": {name: compare(values, reference) for name, values in estimates.items()},
+        "sums": {name: {**spread(np.array(ratios)), "images": len(ratios)} for name, ratios in sums.items()},
     }
 
 
@@ -61,17 +60,21 @@ def mean_of_planes(charge: npt.NDArray[np.float32], live: npt.NDArray[np.uint8])
     return np.asarray(total / np.maximum(is_live.sum(axis=1), 1))
 
 
-def residuals(estimate: npt.NDArray[Any], reference: npt.NDArray[Any]) -> dict[str, Any]:
-    """Bias and resolution of all, and ``deciles`` of the reference, each with its range."""
-    relative = (estimate.astype(np.float64) - reference) / reference
+def compare(estimate: npt.NDArray[Any], reference: npt.NDArray[Any]) -> dict[str, Any]:
+    """`spread` of the ratio estimate / reference, and of the ``deciles`` of the reference, each with its range."""
+    ratio = estimate.astype(np.float64) / reference
     edges = np.quantile(reference, np.linspace(0, 1, N_DECILES + 1))
     decile = np.clip(np.searchsorted(edges, reference, side="right") - 1, 0, N_DECILES - 1)
-    rows = [{"low": float(edges[d]), "high": float(edges[d + 1]), **spread(relative[decile == d])}
+    rows = [{"low": float(edges[d]), "high": float(edges[d + 1]), **spread(ratio[decile == d])}
             for d in range(N_DECILES)]  # fmt: skip
-    return {**spread(relative), "deciles": rows}
+    return {**spread(ratio), "deciles": rows}
 
 
-def spread(relative: npt.NDArray[Any]) -> dict[str, float]:
-    """Median, and half the width of the central 68 %, of relative residuals."""
-    low, middle, high = np.quantile(relative, [0.16, 0.5, 0.84])
-    return {"bias": float(middle), "resolution": float(high - low) / 2}
+def spread(ratio: npt.NDArray[Any]) -> dict[str, float]:
+    """Of ratios to the reference: ``bias`` = median − 1, ``resolution`` = half the central 68 % over the median.
+
+    Over the median, as an estimate that is far too small would else look sharp; infinite where that is not above 0.
+    """
+    low, middle, high = np.quantile(ratio, [0.16, 0.5, 0.84])
+    width = float(high - low) / 2 / float(middle) if middle > 0 else float("inf")
+    return {"bias": float(middle) - 1, "resolution": width}

@@ -39,7 +39,7 @@ FRAMES = (
         "hd", "ProtoDUNE-HD, data of run 27409", "protodunehd-sp-frames-anode1.tar.bz2", "protodune-hd", 2, "gauss1"
     ),
     FrameInput(
-        "vd", "ProtoDUNE-VD, data of run 39324", "pdvd_protodune-sp-frames-anode0.tar.bz2", "protodune-vd", 0, "gauss0"
+        "vd", "ProtoDUNE-VD, data of run 39324", "pdvd_protodune-sp-frames-anode1.tar.bz2", "protodune-vd", 3, "gauss1"
     ),
 )
 

@@ -162,11 +162,15 @@ def _variations(done: dict[str, Any], settings: dict[str, Any], names: dict[str,
     if "score same" not in done:
         return
     yield "## Another response than was trained on"
-    yield f"""The same network on the first {settings["variations"]} held-out events of each sample, simulated again."""
+    yield f"""The same network on the first {settings["varied"]} held-out events of each sample, simulated again."""
     rows = []
     for label, results in [
         ("as trained", done["score same"]),
-        *((title, {n: done[f"vary {key} {n}"] for n in names}) for key, title, _, _ in VARIATIONS),
+        *(
+            (title, {n: done[f"vary {key} {n}"] for n in names})
+            for key, title, _, _ in VARIATIONS
+            if key in settings["variations"]
+        ),
     ]:
         for name, title in names.items():
             found = results[name]
@@ -188,7 +192,8 @@ def _charge(done: dict[str, Any], settings: dict[str, Any], names: dict[str, str
         return
     yield "## Charge"
     yield f"""Against the electrons that reach the wires (`collected`), on true voxels from 5,000 electrons on, whatever
-their score. Bias: median of (estimate − collected) / collected; resolution: half the width of its central 68 %. Deciles
+their score. Bias: median of estimate / collected, less 1; resolution: half the width of its central 68 % over its
+median, what is left when the bias is taken off (the planes' charges are shared among all voxels, ghosts too). Deciles
 are those of the collected charge. The net starts from the weights of the ghost net and trains
 {settings["charge"]["train"]["max_minutes"]:g} minutes ({done["train charge"]["epochs"]} epochs)."""
     rows = []

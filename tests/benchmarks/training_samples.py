@@ -20,7 +20,7 @@ from preprocess.simulation.write import Frame, write_frames
 from preprocess.sources import open_source
 from tests.benchmarks.training_settings import COUNTED_VOXELS, DETECTOR, DOWNSAMPLE, TPC, Sample
 
-PORTION = 32  # files tried at a time
+MOST = 32  # files tried at a time
 LOST = 3  # a stream of random numbers of its own
 
 
@@ -28,14 +28,15 @@ def make_sample(folder: Path, sample: Sample, response: dict[str, Any]) -> dict[
     """Write a frame archive and its truth for each event; returns the ``files`` and how many particles ``counted``.
 
     Files are counted from 1; one whose event has too few or too many is passed over, so that numbers are missing.
-    The choice depends on the deposits alone, not on the response.
+    The choice depends on the deposits alone, not on the response. Files that are there are kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = {**sample.particles, **response}
     found: dict[int, int] = {}
     with _pool() as pool:
-        for first in count(1, PORTION):
-            files = range(first, first + PORTION)
+        portion = min(MOST, 2 * sample.events)
+        for first in count(1, portion):
+            files = range(first, first + portion)
             tasks = [pool.submit(_one_event, folder, sample, config, file) for file in files]
             found |= {file: n for file, task in zip(files, tasks, strict=True) if (n := task.result()) is not None}
             if len(found) >= sample.events:
@@ -68,7 +69,8 @@ def _one_event(folder: Path, sample: Sample, config: dict[str, Any], file: int) 
     found = count_particles(responses[0].tpc, deposits, sample.pdg)
     if not sample.wanted[0] <= found <= sample.wanted[1]:
         return None
-    simulate(folder, load_detector(DETECTOR), [TPC], 1, 1, sample.seed, settings, file, sample.name)
+    if not (folder / f"sim_{sample.name}_{file}_depoElectron-TPC{TPC}.npz").exists():  # it is written last, at once
+        simulate(folder, load_detector(DETECTOR), [TPC], 1, 1, sample.seed, settings, file, sample.name)
     return found
 
 

@@ -132,7 +132,7 @@ CHARGE: dict[str, Any] = {
     "trainer": {"name": "one_cycle", "warmup": 0.05, "final": 0.005},
     "data": {
         "truth": "collected",
-        "scale": 0.001,
+        "scale": 3e-5,  # a voxel that a muon crosses holds about 1: the head starts near 0
         "charge": {"transform": "asinh", "scale": 0.001},
         "batch_size": 2,
         "max_voxels": 400_000,
@@ -142,12 +142,12 @@ CHARGE: dict[str, Any] = {
     "loss": {
         "name": "MultiTaskLoss",
         "score": "BCELoss",
-        "charge": {"name": "SmoothL1Loss", "beta": 1.0},
+        "charge": {"name": "SmoothL1Loss", "beta": 0.03},  # 1,000 electrons
         "score_weight": 1.0,
-        "charge_weight": 0.2,
-        "threshold": 3.0,
+        "charge_weight": 1.0,
+        "threshold": 0.09,  # 3,000 electrons
     },
-    "optimizer": {"name": "Adam", "lr": 0.002},
+    "optimizer": {"name": "Adam", "lr": 0.003},
     "train": {"n_epochs": 100, "max_minutes": 30.0},  # starts from the weights of the ghost net
 }
 
@@ -159,7 +159,9 @@ class Settings:
     samples: tuple[Sample, ...] = (BEAM, ELECTRONS)
     response: dict[str, Any] = field(default_factory=lambda: dict(RESPONSE))
     threshold: float = THRESHOLD
-    variations: int = 40  # held-out events of each sample that are simulated again with another response
+    variations: tuple[str, ...] = tuple(name for name, *_ in VARIATIONS)
+    varied: int = 40  # held-out events of each sample that are simulated again with another response
+    frames: tuple[str, ...] = ("sp", "hd", "vd")  # of `training_frames`
     ghost: dict[str, Any] = field(default_factory=lambda: dict(GHOST))
     charge: dict[str, Any] = field(default_factory=lambda: dict(CHARGE))
 
@@ -184,7 +186,9 @@ TINY = Settings(
         dataclasses.replace(ELECTRONS, train=2, held_out=2),
     ),
     threshold=1500.0,
-    variations=1,
+    variations=("lost",),
+    varied=1,
+    frames=("sp",),
     ghost=_small(GHOST, 1.0),
     charge=_small(CHARGE, 1.0),
 )

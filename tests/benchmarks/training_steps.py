@@ -56,6 +56,8 @@ class Bench:
             if found["settings"] != settings.plain():
                 raise StepError(f"{folder}: holds a run with other settings. Fix: another --work, or remove it")
             self.done = found["done"]
+        else:
+            self._save()
 
     def run(self, only: str | None = None) -> None:
         """Do the steps that are not done, in order; ``only``: those whose names begin with it."""
@@ -96,9 +98,9 @@ class Bench:
             yield Step(f"score {sample.name}", lambda x=sample: self._score(x.name, self._held_out(x)))
         if self.data is not None:
             yield Step("score bee", self._bee)
-            for frame in FRAMES:
+            for frame in (frame for frame in FRAMES if frame.name in s.frames):
                 yield Step(f"frame {frame.name}", lambda x=frame: self._frame(x))
-        for name, _, changes, lost in VARIATIONS:
+        for name, _, changes, lost in (v for v in VARIATIONS if v[0] in s.variations):
             for sample in s.samples:
                 yield Step(
                     f"vary {name} {sample.name}", lambda x=sample, n=name, c=changes, q=lost: self._vary(x, n, c, q)
@@ -124,7 +126,7 @@ class Bench:
 
     def _varied(self, sample: Sample) -> list[int]:
         """The held-out files that are simulated again."""
-        return self._files(sample)[sample.train :][: self.settings.variations]
+        return self._files(sample)[sample.train :][: self.settings.varied]
 
     def _command(self, name: str, *arguments: object) -> None:
         """Run a `larstore` command with its output in a log; raises StepError where it fails."""
@@ -212,4 +214,5 @@ class Bench:
     def _charge(self, sample: Sample) -> dict[str, Any]:
         files = self._held_out(sample)
         self._infer(sample.name, files, "charge", CHARGE)
-        return charge_figures(self._store(sample.name), SCORES, f"{CHARGE}-charge", files)
+        scale = self.settings.charge["data"]["scale"]
+        return charge_figures(self._store(sample.name), SCORES, f"{CHARGE}-charge", scale, files)
