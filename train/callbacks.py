@@ -1,7 +1,6 @@
 """What happens around the steps of a training: summaries and checkpoints, the time limit, the progress bar."""
 
 import logging
-import re
 import sys
 import time
 from typing import Any
@@ -12,9 +11,10 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from larstore.errors import StoreError
+from larstore.errors import LarstoreError
 from train.folder import RunFolder
-from train.inference import infer
+from train.inference import predict
+from train.inference_run import by_store, prediction_name, select
 from train.module import ImageModule
 from train.schema import Config
 from train.stream import StreamLoader
@@ -78,7 +78,7 @@ class EpochEnd(Callback):
 class PredictWhileTraining(Callback):
     """``store_inference``: predictions of validation images, written into their stores as RUN-OUTDIR-EPOCH.
 
-    A store that cannot be written to does not stop the training; it is logged.
+    What cannot be predicted or written does not stop the training; it is logged. Rank 0 predicts.
     """
 
     def __init__(self, folder: RunFolder, config: Config) -> None:
@@ -89,22 +89,13 @@ class PredictWhileTraining(Callback):
         wanted, epoch = self.config.store_inference, trainer.current_epoch
         if wanted is None or epoch % wanted.everyNepoch or not trainer.is_global_zero:
             return
-        name = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{self.folder.path.resolve().name}-{wanted.outdir}-{epoch:03d}")
-        name = name[-64 + len("-charge") :]  # a store's names have up to 64 letters, and infer may append to this one
-        for source in self.config.data.sources("inference"):
+        name = prediction_name(self.folder.path, wanted.outdir, f"{epoch:03d}")
+        for sources in by_store(self.config.data.sources("inference")).values():
             try:
                 with torch.random.fork_rng(devices=[]):  # a new network is drawn, and the training must not notice
-                    infer(
-                        self.config,
-                        self.folder.checkpoint(epoch),
-                        source.path,
-                        name.lstrip("_.-"),
-                        files=source.files,
-                        tpcs=source.tpcs,
-                        every=wanted.everyNsample,
-                        progress=False,
-                    )
-            except StoreError as error:
+                    chosen = select(sources, wanted.everyNsample)
+                    predict(self.config, self.folder.checkpoint(epoch), chosen, name, progress=False)
+            except LarstoreError as error:
                 log.warning("store_inference: %s", error)
 
 

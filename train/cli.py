@@ -1,7 +1,7 @@
 """Subcommands of `larstore` that need a network or a picture; everything heavy is imported when one is called."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -30,10 +30,11 @@ def train(
     num_nodes: Annotated[
         int | None, typer.Option("--num-nodes", metavar="N", min=1, help="Nodes (train.num_nodes).")
     ] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Without data.train_i: processes that predict.")] = 1,
     set_: SetOption = None,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log more.")] = False,
 ) -> None:
-    """Train a network on the images of one or several stores.
+    """Train a network on the images of one or several stores; without data.train_i: predict those of inference_i.
 
     Example: larstore train configs/ghost3d.yaml --set output_dir=runs/first --set data.data_path=run.zarr
     """
@@ -46,6 +47,13 @@ def train(
     options = {"devices": devices, "num_nodes": num_nodes}
     given = [f"train.{name}={value}" for name, value in options.items() if value is not None]
     settings = load_config(config, [*(set_ or []), *given])
+    if not settings.data.sources("train") and settings.data.sources("inference"):
+        from train.inference_run import infer_configured, refuse_copies
+
+        refuse_copies()
+        for each in infer_configured(settings, epoch, workers=workers, verbose=verbose):
+            _print_values(vars(each))
+        return
     from train.ranks import find_ranks
 
     ranks = find_ranks(settings.train)
@@ -70,38 +78,61 @@ def infer(
     name: Annotated[str, typer.Option("--name", help="Name of the prediction in the store.")],
     checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="Checkpoint file.")] = None,
     epoch: Annotated[
-        int | None, typer.Option("--epoch", help="Checkpoint of the run in output_dir.", show_default="the last")
+        str | None,
+        typer.Option("--epoch", help="Of the run in output_dir: a number, best or last.", show_default="last"),
     ] = None,
     files: FilesOption = None,
     tpcs: TpcsOption = None,
     query: Annotated[str | None, typer.Option("--query", help="Only images for which this holds.")] = None,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, help="Processes that predict, each on its share of GPUs or cores.")
+    ] = 1,
+    export: Annotated[
+        Literal["yinf"] | None, typer.Option("--export", help="Also write the research code's yinf files to -o.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Folder for what --export writes.")
+    ] = None,
     set_: SetOption = None,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log more.")] = False,
 ) -> None:
     """Predict a score for each voxel and write it into the store; what is there already is kept.
 
-    Example: larstore infer configs/ghost3d.yaml --store run.zarr --name ghost3d --files 951:1000
+    Example: larstore infer configs/ghost3d.yaml --store run.zarr --name ghost3d --files 951:1000 --workers 4
     """
     from train.config import load_config
 
     if checkpoint is not None and epoch is not None:
         raise typer.BadParameter("give one of --checkpoint and --epoch", param_hint="--epoch")
+    if epoch is not None and not (epoch.isdecimal() or epoch in ("best", "last")):
+        raise typer.BadParameter(f"{epoch!r} is no epoch. Fix: a number, best or last", param_hint="--epoch")
+    if (export is None) != (output is None):
+        raise typer.BadParameter("--export and -o go together", param_hint="--export")
     chosen = _files(files), _tpcs(tpcs)
     settings = load_config(config, set_ or [])
     from train.inference import infer as run
+    from train.inference_run import refuse_copies
 
+    refuse_copies()
     result = run(
         settings,
-        checkpoint if checkpoint is not None else epoch,
+        checkpoint or (int(epoch) if epoch is not None and epoch.isdecimal() else epoch),
         store,
         name,
         files=chosen[0],
         tpcs=chosen[1],
         query=query,
+        workers=workers,
         verbose=verbose,
     )
-    for key, value in vars(result).items():
-        typer.echo(f"{key}\t{value:.3f}" if key == "seconds" else f"{key}\t{value}")
+    _print_values(vars(result))
+    if output is not None:
+        from larstore import open as open_store
+        from larstore.yinf import export_yinf
+
+        selection = open_store(store).select(files=chosen[0], tpcs=chosen[1], query=query)
+        for path in export_yinf(selection, output, name):
+            typer.echo(f"yinf\t{path}")
 
 
 def evaluate(

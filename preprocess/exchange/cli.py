@@ -11,10 +11,13 @@ from larstore.option_values import inclusive_range, whole_numbers
 
 def export_command(
     store: Annotated[Path, typer.Argument(help="A store (a directory ending in .zarr).", show_default=False)],
-    output: Annotated[Path, typer.Option("-o", "--output", help="New file (numl, bee), or a folder (xy).")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="New file (numl, bee), or a folder (xy, yinf).")],
     to: Annotated[
-        Literal["xy", "numl", "bee"],
-        typer.Option(help="xy: the research code's npz; numl: HDF5 tables; bee: zip for Wire-Cell's event display."),
+        Literal["xy", "yinf", "numl", "bee"],
+        typer.Option(
+            help="xy: the research code's npz; yinf: its npz of scores alone; numl: HDF5 tables; bee: zip for "
+            "Wire-Cell's event display."
+        ),
     ],
     files: Annotated[str | None, typer.Option(help="Only files A:B, inclusive.", metavar="A:B")] = None,
     events: Annotated[str | None, typer.Option(help="Only events A:B, inclusive.", metavar="A:B")] = None,
@@ -28,6 +31,7 @@ def export_command(
     Example: larstore export run.zarr -o run.h5 --to numl --events 0:9
     """
     import larstore
+    from larstore.yinf import export_yinf
     from preprocess.exchange.export_bee import export_bee
     from preprocess.exchange.export_numl import export_numl
     from preprocess.exchange.export_xy import export_xy
@@ -35,7 +39,11 @@ def export_command(
     chosen = None if tpcs is None else whole_numbers(tpcs, "--tpcs")
     ranges = inclusive_range(files, "--files"), inclusive_range(events, "--events")
     selection = larstore.open(store).select(*ranges, chosen, query)
-    if to == "xy":
+    if to == "yinf":
+        if prediction is None:
+            raise typer.BadParameter("yinf files hold a prediction. Fix: --prediction NAME", param_hint="--to")
+        paths = export_yinf(selection, output, prediction)
+    elif to == "xy":
         paths = export_xy(selection, output, prediction)
     elif to == "numl":
         paths = [export_numl(selection, output, prediction)]

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from larstore.archive import write_zip
 from larstore.errors import StoreError
 from larstore.image import Image
 from larstore.selection import Selection
-from preprocess.exchange.archive import write_zip
 from preprocess.exchange.events import ExportedEvent, by_event
 
 # Detector name's beginning -> Bee's name of the geometry that it draws.

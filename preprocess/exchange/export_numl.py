@@ -17,11 +17,11 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from larstore.archive import new_file
 from larstore.errors import StoreError
 from larstore.format import TRUTH_COLUMNS, UNKNOWN_NUMBER
 from larstore.image import Image
 from larstore.selection import Selection
-from preprocess.exchange.archive import new_file
 from preprocess.exchange.events import by_event
 
 Table = dict[str, npt.NDArray[Any]]

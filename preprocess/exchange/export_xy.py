@@ -1,18 +1,16 @@
 """A store as the research code's `xy` files, so that its users can go back; a prediction as its `yinf` files."""
 
 from collections.abc import Iterator
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import numpy as np
 
 import larstore
-from larstore.errors import StoreError
-from larstore.image import Image
+from larstore.archive import npy_bytes, write_zip
 from larstore.selection import Selection
-from preprocess.exchange.archive import npy_bytes, write_zip
+from larstore.yinf import by_file, write_scores
 from preprocess.exchange.objects import write_objects
-from preprocess.exchange.research import BATCH, ELECTRONS_PER_UNIT, XyName, charge_order
-from preprocess.sources.names import parse_name
+from preprocess.exchange.research import ELECTRONS_PER_UNIT, XyName, charge_order
 
 
 def export_xy(selection: Selection, folder: Path, prediction: str | None = None) -> list[Path]:
@@ -30,41 +28,13 @@ def export_xy(selection: Selection, folder: Path, prediction: str | None = None)
         ConfigError: a file that exists; joined TPCs with different orders of planes.
     """
     paths: list[Path] = []
-    for name, part in _by_file(selection):
-        path = folder / name.file("xy")
-        if path in paths:
-            raise StoreError(f"{selection.store.path}: two inputs are named {name.head}. Fix: export with --files A:B")
-        write_zip(path, _members(selection.store, part))
-        paths.append(path)
+    for head, tpc, part in by_file(selection):
+        name = XyName(0, head, tpc)
+        paths.append(folder / name.file("xy"))
+        write_zip(paths[-1], _members(selection.store, part))
         if prediction is not None:
-            scores = [_score(image, prediction) for image in part]
-            joined = np.concatenate([np.empty(0, np.float32), *scores]).astype(np.float32)
-            path = folder / name.file("yinf")
-            write_zip(path, [("arr_0.npy", npy_bytes(joined[:, None]))])
-            paths.append(path)
+            paths.append(write_scores(folder / name.file("yinf"), part, prediction))
     return paths
-
-
-def _by_file(selection: Selection) -> Iterator[tuple[XyName, Selection]]:
-    """The images of each file and TPC, and the name that its `xy` file gets."""
-    inputs = selection.store.inputs
-    keys = np.stack([selection.column("file"), selection.column("tpc")], axis=1)
-    pairs, member, counts = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
-    joined = "".join(map(str, selection.store.geometry.joined))
-    groups = np.split(np.argsort(member.reshape(-1), kind="stable"), np.cumsum(counts)[:-1])
-    for (file, tpc), rows in zip(pairs.tolist(), groups, strict=True):
-        part = Selection(selection.store, selection.row_numbers[rows])
-        row = int(part.column("input")[0])
-        yield XyName(0, _head(str(inputs["path"][row]) if row >= 0 else "", file), int(joined or tpc)), part
-
-
-def _head(path: str, file: int) -> str:
-    """``<head>`` of an input that is named as the research code does, else of our own."""
-    name = parse_name(Path(PurePath(path).name))
-    if name is None:
-        return f"larstore_{file}"
-    match = BATCH.fullmatch(name.head)
-    return name.head if match is None else match[2]
 
 
 def _members(store: larstore.Store, images: Selection) -> Iterator[tuple[str, bytes]]:
@@ -86,13 +56,3 @@ def _members(store: larstore.Store, images: Selection) -> Iterator[tuple[str, by
     if len(truths) == len(rows):
         yield "Y_truth.npy", write_objects(voxels)
     yield "events.npy", npy_bytes(images.column("event").astype(np.int64))
-
-
-def _score(image: Image, prediction: str) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    score = image.score(prediction)
-    if np.isnan(score).any():
-        raise StoreError(
-            f"{image.store.path}: image {image.key} is not predicted by {prediction!r}. "
-            "Fix: infer it, or choose images with --files, --events, --tpcs"
-        )
-    return score

@@ -149,7 +149,7 @@ def test_what_does_not_fit_is_refused(store, run, tmp_path):
     infer(run, 1, store, "first")
     with pytest.raises(StoreError, match=r"'first'.*checkpoint.*Fix: choose another name"):
         infer(run, 0, store, "first")
-    with pytest.raises(ConfigError, match=r"no image in files \(50, 60\).*Fix: "):
+    with pytest.raises(ConfigError, match=r"no image is chosen by files=\(50, 60\)\. Fix: "):
         infer(run, None, store, "second", files=(50, 60))
     with pytest.raises(LarstoreError, match=r"nothing\.pth: no such checkpoint.*Fix: "):
         infer(run, tmp_path / "nothing.pth", store, "second")
