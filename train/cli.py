@@ -20,13 +20,18 @@ StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="Path of th
 def train(
     config: ConfigArgument,
     epoch: Annotated[
-        int | None, typer.Argument(help="With --resume: the checkpoint to go on from.", show_default="the last")
+        int | None, typer.Argument(help="With --resume: the epoch to go on from.", show_default="the newest state")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in output_dir.")] = False,
+    auto_resume: Annotated[
+        bool, typer.Option("--auto-resume", help="Go on with the run, or begin it: for batch scripts.")
+    ] = False,
     set_: SetOption = None,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log more.")] = False,
 ) -> None:
     """Train a network on the images of one or several stores.
+
+    Ctrl-C, SIGTERM, SIGUSR1 and SIGUSR2 keep the state after the step at hand and end with 128 + their number.
 
     Example: larstore train configs/ghost3d.yaml --set output_dir=runs/first --set data.data_path=run.zarr
     """
@@ -34,10 +39,12 @@ def train(
 
     if epoch is not None and not resume:
         raise typer.BadParameter(f"the epoch {epoch} needs --resume", param_hint="EPOCH")
+    if resume and auto_resume:
+        raise typer.BadParameter("give one of --resume and --auto-resume", param_hint="--auto-resume")
     settings = load_config(config, set_ or [])
     from train.fitting import fit
 
-    result = fit(settings, resume, epoch, verbose=verbose)
+    result = fit(settings, resume, epoch, auto=auto_resume, verbose=verbose)
     typer.echo(f"checkpoint\t{result.checkpoint}")
     for name, value in (result.summaries[-1] if result.summaries else {}).items():
         typer.echo(f"{name}\t{value:.6g}")

@@ -144,10 +144,9 @@ class ImageModule(lightning.LightningModule):
             self.plateau.step(value)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what a resumed run needs beside weights and optimiser: time used, scheduler, random numbers."""
+        """Add what a resumed run needs of the module beside weights and optimiser: time used, scheduler."""
         checkpoint.setdefault("larstore", {}).update(
             elapsed=self.elapsed,
-            random=torch.get_rng_state(),
             plateau=None if self.plateau is None else self.plateau.state_dict(),
         )
 
@@ -155,7 +154,6 @@ class ImageModule(lightning.LightningModule):
         """Take over what `on_save_checkpoint` added."""
         state = checkpoint["larstore"]
         self.elapsed_before, self.started = float(state["elapsed"]), time.monotonic()
-        torch.set_rng_state(state["random"])
         self.plateau_state = state["plateau"]  # the scheduler itself is made later, with the optimiser
 
 

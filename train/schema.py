@@ -166,17 +166,53 @@ class OneCycleTrainer(Section):
 Trainer = Annotated[BasicTrainer | PlateauTrainer | OneCycleTrainer, Field(discriminator="name")]
 
 
+class CheckpointConfig(Section):
+    """When checkpoints are written, beside the one at the end of the run; null = not on this account.
+
+    Those within an epoch replace ``last.pth.tar``; each ``epochs``-th epoch keeps one under its number.
+    """
+
+    epochs: int = Field(default=1, ge=1)
+    minutes: float | None = Field(default=10.0, gt=0.0)
+    steps: int | None = Field(default=None, ge=1)  # of the optimiser
+
+
+class BestConfig(Section):
+    """The value of an epoch's summary by which its checkpoint is the best one: of validation, or ``train_…``."""
+
+    metric: str = "loss"
+    mode: Literal["min", "max"] | None = None  # None = as the metric's nature is
+
+
+class EarlyStoppingConfig(BestConfig):
+    """End the run when the value has not got better by more than ``min_delta`` for ``patience`` epochs."""
+
+    patience: int = Field(default=10, ge=1)
+    min_delta: float = Field(default=0.0, ge=0.0)
+
+
 class TrainConfig(Section):
     """How long and with what the network is trained."""
 
     n_epochs: int = Field(default=1, ge=1)
     max_minutes: float | None = Field(default=None, gt=0.0)  # of the whole run, resumed ones included
     start_epoch: int | None = Field(default=None, ge=0)  # checkpoint that --resume starts from
+    checkpoint_every: CheckpointConfig = CheckpointConfig()
+    keep: int | Literal["all"] = "all"  # checkpoints of the last so many epochs
+    best: BestConfig = BestConfig()  # which epoch's checkpoint best.pth.tar is
+    early_stopping: EarlyStoppingConfig | None = None
     transfer: str | None = None  # checkpoint file or run directory whose matching weights are taken over
     gradient_clip: float | None = Field(default=None, gt=0.0)
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     threads: int | None = Field(default=None, ge=1)  # on the CPU; None = the cores this process may use
     backend: Literal["auto", "native", "spconv", "sparseconvnet"] = "auto"  # of the sparse convolutions
+
+    @field_validator("keep")
+    @classmethod
+    def _keep_one(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("keep the checkpoint of one epoch or more, or all")
+        return value
 
     @field_validator("transfer", mode="before")
     @classmethod
