@@ -1,8 +1,7 @@
-"""What happens around the steps of a training: summaries and checkpoints, the time limit, the progress bar."""
+"""What happens beside the steps of a training: predictions, the time limit, the progress bar."""
 
 import logging
 import sys
-import time
 from typing import Any
 
 import lightning
@@ -12,105 +11,74 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from larstore.errors import LarstoreError
-from train.folder import RunFolder
 from train.inference import predict
 from train.inference_run import by_store, prediction_name, select
 from train.module import ImageModule
+from train.saving import Checkpoints
 from train.schema import Config
-from train.stream import StreamLoader
 
 log = logging.getLogger("larstore.train")
-
-
-class EpochEnd(Callback):
-    """At the end of each epoch: a row of the summaries and a checkpoint.
-
-    Args:
-        folder: the run's directory.
-        rows: summaries of earlier epochs; grows by one row an epoch.
-        loader: its position becomes part of the checkpoint.
-        about: plain values to keep in each checkpoint (configuration, versions, stores).
-    """
-
-    def __init__(
-        self, folder: RunFolder, rows: list[dict[str, Any]], loader: StreamLoader, about: dict[str, Any]
-    ) -> None:
-        self.folder, self.rows, self.loader, self.about = folder, rows, loader, about
-        self.started = self.valid_started = self.valid_seconds = 0.0
-
-    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Start the epoch's clock."""
-        self.started, self.valid_seconds = time.monotonic(), 0.0
-
-    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Start the validation's clock."""
-        self.valid_started = time.monotonic()
-
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Stop the validation's clock."""
-        self.valid_seconds = time.monotonic() - self.valid_started
-
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Write the epoch's summary and its checkpoint."""
-        assert isinstance(pl_module, ImageModule)
-        parts = {part: pl_module.summary(part) for part in ("train", "valid")}
-        parts["train"]["time"] = time.monotonic() - self.started - self.valid_seconds
-        if parts["valid"]:
-            parts["valid"]["time"] = self.valid_seconds
-        pl_module.end_epoch(parts["valid"])
-        epoch = trainer.current_epoch
-        row: dict[str, Any] = {"epoch": epoch}
-        row |= {f"{part}_{name}": value for part, values in parts.items() for name, value in values.items()}
-        row |= {"lr": trainer.optimizers[0].param_groups[0]["lr"], "wait_time": pl_module.waited}
-        trainer.save_checkpoint(self.folder.checkpoint(epoch))
-        self.rows.append(row)
-        if trainer.is_global_zero:
-            self.folder.write_summaries(self.rows)
-        log.info("epoch %d: %s", epoch, " ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "epoch"))
-
-    def on_save_checkpoint(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Add the stream's position and what the run is about."""
-        checkpoint.setdefault("larstore", {}).update(self.about, stream=self.loader.state_dict())
 
 
 class PredictWhileTraining(Callback):
     """``store_inference``: predictions of validation images, written into their stores as RUN-OUTDIR-EPOCH.
 
-    What cannot be predicted or written does not stop the training; it is logged. Rank 0 predicts.
+    What cannot be predicted or written does not stop the training; it is logged. Rank 0 predicts. A resumed run first
+    completes what the last finished epoch's were when it was killed.
     """
 
-    def __init__(self, folder: RunFolder, config: Config) -> None:
-        self.folder, self.config = folder, config
+    def __init__(self, checkpoints: Checkpoints, config: Config, ended_epoch: int | None) -> None:
+        self.checkpoints, self.folder = checkpoints, checkpoints.folder
+        self.config, self.ended_epoch = config, ended_epoch
+
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Complete the predictions of the epoch at whose end the run goes on."""
+        if trainer.is_global_zero and self.ended_epoch is not None:
+            self._predict(self.ended_epoch)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Predict with the checkpoint that was just written."""
-        wanted, epoch = self.config.store_inference, trainer.current_epoch
-        if wanted is None or epoch % wanted.everyNepoch or not trainer.is_global_zero:
+        if trainer.is_global_zero:
+            self._predict(trainer.current_epoch)
+
+    def _predict(self, epoch: int) -> None:
+        wanted = self.config.store_inference
+        if wanted is None or epoch % wanted.everyNepoch or self.checkpoints.failed:
             return
+        numbered = self.folder.checkpoint(epoch)
+        checkpoint = numbered if numbered.exists() else self.folder.last
         name = prediction_name(self.folder.path, wanted.outdir, f"{epoch:03d}")
         for sources in by_store(self.config.data.sources("inference")).values():
             try:
                 with torch.random.fork_rng(devices=[]):  # a new network is drawn, and the training must not notice
-                    chosen = select(sources, wanted.everyNsample)
-                    predict(self.config, self.folder.checkpoint(epoch), chosen, name, progress=False)
+                    predict(self.config, checkpoint, select(sources, wanted.everyNsample), name, progress=False)
             except LarstoreError as error:
                 log.warning("store_inference: %s", error)
 
 
 class TimeLimit(Callback):
-    """End the training after the batch in which the run's time is over; validation and checkpoint still follow."""
+    """End the training after the step in which the run's time is over; validation and checkpoint still follow."""
 
     def __init__(self, minutes: float) -> None:
         self.minutes = minutes
+        self.step = 0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Note the steps of earlier starts."""
+        self.step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any, **kwargs: Any
     ) -> None:
-        """Look at the clock."""
+        """Look at the clock, on all ranks, where the batch ended a step."""
         assert isinstance(pl_module, ImageModule)
-        if pl_module.elapsed > 60 * self.minutes and not trainer.should_stop:
+        if trainer.global_step == self.step:
+            return
+        self.step = trainer.global_step
+        over = pl_module.elapsed > 60 * self.minutes
+        if trainer.world_size > 1:
+            over = trainer.strategy.reduce_boolean_decision(over, all=False)
+        if over and not trainer.should_stop:
             log.info("train.max_minutes = %g is over", self.minutes)
             trainer.should_stop = True
 

@@ -1,9 +1,11 @@
 """Checkpoint files: written whole or not at all, and read without executing anything in them."""
 
 import hashlib
+import io
 import os
 import pickle
 import re
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -18,19 +20,56 @@ DAMAGED = (RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError, 
 
 
 def write_checkpoint(content: dict[str, Any], path: str | Path) -> None:
-    """Write to a temporary file, sync, rename: a full disk or a kill leaves the older checkpoint as it was."""
+    """Write to a temporary file, sync, rename: a full disk or a kill leaves the older checkpoint as it was.
+
+    Raises OSError.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    whole = io.BytesIO()  # torch.save on a file hides the error of a full disk behind one of its own
+    torch.save(content, whole)
+    partial = partial_name(path)
     try:
         with open(partial, "wb") as file:
-            torch.save(content, file)
-            file.flush()
+            file.write(whole.getbuffer())
             os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-    directory = os.open(path.parent, os.O_RDONLY)
+    _sync_directory(path.parent)
+
+
+def link_checkpoint(source: Path, path: Path) -> None:
+    """Make ``path`` the same file as ``source``, at once; a copy where the file system has no hard links.
+
+    Raises OSError.
+    """
+    if path.exists() and path.samefile(source):
+        return
+    partial = partial_name(path)
+    try:
+        partial.unlink(missing_ok=True)
+        try:
+            os.link(source, partial)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            shutil.copyfile(source, partial)
+            with open(partial, "rb") as file:
+                os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    _sync_directory(path.parent)
+
+
+def partial_name(path: Path) -> Path:
+    """Where a file is made before it gets its name."""
+    return path.with_name(path.name + ".partial")
+
+
+def _sync_directory(path: Path) -> None:
+    directory = os.open(path, os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:

@@ -20,7 +20,7 @@ StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="Path of th
 def train(
     config: ConfigArgument,
     epoch: Annotated[
-        int | None, typer.Argument(help="With --resume: the checkpoint to go on from.", show_default="the last")
+        int | None, typer.Argument(help="With --resume: the epoch to go on from.", show_default="the newest state")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in output_dir.")] = False,
     devices: Annotated[
@@ -31,10 +31,15 @@ def train(
         int | None, typer.Option("--num-nodes", metavar="N", min=1, help="Nodes (train.num_nodes).")
     ] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Without data.train_i: processes that predict.")] = 1,
+    auto_resume: Annotated[
+        bool, typer.Option("--auto-resume", help="Go on with the run, or begin it: for batch scripts.")
+    ] = False,
     set_: SetOption = None,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log more.")] = False,
 ) -> None:
     """Train a network on the images of one or several stores; without data.train_i: predict those of inference_i.
+
+    Ctrl-C, SIGTERM, SIGUSR1 and SIGUSR2 keep the state after the step at hand and end with 128 + their number.
 
     Example: larstore train configs/ghost3d.yaml --set output_dir=runs/first --set data.data_path=run.zarr
     """
@@ -42,6 +47,8 @@ def train(
 
     if epoch is not None and not resume:
         raise typer.BadParameter(f"the epoch {epoch} needs --resume", param_hint="EPOCH")
+    if resume and auto_resume:
+        raise typer.BadParameter("give one of --resume and --auto-resume", param_hint="--auto-resume")
     if devices is not None and devices != "auto" and not (devices.isdigit() and int(devices)):
         raise typer.BadParameter(f"{devices!r}: give a number above 0, or auto", param_hint="--devices")
     options = {"devices": devices, "num_nodes": num_nodes}
@@ -60,11 +67,11 @@ def train(
     if ranks.started:
         from train.fitting import fit
 
-        result = fit(settings, resume, epoch, verbose=verbose)
+        result = fit(settings, resume, epoch, auto=auto_resume, verbose=verbose)
     else:
         from train.launch import launch
 
-        result = launch(ranks, settings, resume, epoch, verbose=verbose, progress=True)
+        result = launch(ranks, settings, resume, epoch, auto=auto_resume, verbose=verbose, progress=True)
     if ranks.rank:
         return
     typer.echo(f"checkpoint\t{result.checkpoint}")

@@ -10,12 +10,10 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from larstore.errors import ConfigError
 from train.about import describe_start
-from train.callbacks import EpochEnd, PredictWhileTraining, ProgressBar, TimeLimit
-from train.checkpoint import load_checkpoint, load_weights, model_weights, write_checkpoint
+from train.callbacks import PredictWhileTraining, ProgressBar, TimeLimit
 from train.config import naming_file, with_inputs, with_planes
 from train.description import describe
 from train.distributed import (
@@ -27,6 +25,7 @@ from train.distributed import (
     telling_losses_of_processes,
     trainer_arguments,
 )
+from train.epochs import EpochEnd
 from train.folder import FitResult, RunFolder
 from train.launch import launch
 from train.loaders import count_planes, count_steps, describe_stores, first_coords, input_planes, make_loader
@@ -34,23 +33,20 @@ from train.loggers import make_loggers
 from train.models import SparseCellNet
 from train.module import ImageModule
 from train.ranks import Ranks, cores_of, find_ranks
-from train.runtime import compute_threads, device_of, log_to, log_to_stderr, other_versions, versions, without_remarks
-from train.same_inputs import check_inputs, check_resumable
+from train.resuming import EpochLoader, Start, choose_checkpoint, prepare_folder, read_start
+from train.run_state import RunState
+from train.runtime import compute_threads, device_of, log_to, log_to_stderr, machine, versions, without_remarks
+from train.saving import Checkpoints, SaveWithinEpochs
 from train.schema import Config
+from train.signals import Signals, Stopped, leave_to_parent
 from train.sparse.backends import use_backend
+from train.step_table import StepTable
+from train.stopping import Best, Stopping, make_best, make_stopping
 from train.stream import StreamLoader
-from train.transfer import Transferred, freeze, freeze_again, log_transfer, transfer
+from train.transfer import Transferred, freeze, log_transfer, transfer
 from train.watching import watchers
 
 log = logging.getLogger("larstore.train")
-
-
-class SafeCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoints, written as ours are."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write ``checkpoint`` to ``path``."""
-        write_checkpoint(checkpoint, path)
 
 
 @dataclass(frozen=True)
@@ -62,58 +58,62 @@ class _Run:
     module: ImageModule
     train_loader: StreamLoader
     valid_loader: StreamLoader | None
-    checkpoint: Path | None
-    first_epoch: int
+    start: Start
     n_planes: int
-    remarks: list[str]
     backend: str
     transferred: Transferred | None
     loggers: list[Logger]
     ranks: Ranks
+    judges: tuple[Best | None, Stopping | None]
 
 
 def fit(
-    config: Config, resume: bool = False, epoch: int | None = None, *, verbose: bool = False, progress: bool = True
+    config: Config,
+    resume: bool = False,
+    epoch: int | None = None,
+    *,
+    auto: bool = False,
+    verbose: bool = False,
+    progress: bool = True,
 ) -> FitResult:
-    """Train; with ``resume`` go on after the checkpoint of ``epoch`` (default the last; ``train.start_epoch`` wins).
+    """Train; with ``resume`` go on from the checkpoint of ``epoch`` (default the newest; ``train.start_epoch`` wins).
+
+    ``auto``: go on where the run stands, or begin it; so does any start of a requeued Slurm job.
 
     Several ``train.devices`` are processes that are started here, unless torchrun or Slurm's srun did; also from a
     script or a notebook, which then waits for them.
 
     Raises:
         ConfigError: settings that do not fit each other or the stores, a run directory that is in use already.
-        TrainingError: a loss that is not finite.
+        TrainingError: a loss that is not finite, a last checkpoint that could not be written.
         LostProcessError: another process that trained with this one, or was started here, is gone.
+        KeyboardInterrupt: at Ctrl-C, SystemExit (128 + its number) at another signal; the run can be resumed.
     """
     with naming_file(config):
         ranks = find_ranks(config.train)
     if not ranks.started:
-        return launch(ranks, config, resume, epoch, verbose, progress)
+        return launch(ranks, config, resume, epoch, auto=auto, verbose=verbose, progress=progress)
     with (
         naming_file(config),
         log_to_stderr(verbose, ranks.rank),
         compute_threads(config.train.threads or cores_of(ranks), config.train.backend) as threads,
     ):
-        run = _prepare(config, resume, epoch, ranks)
+        run = _prepare(config, choose_checkpoint(config, resume, epoch, auto), ranks)
         copy = None if ranks.rank else run.folder.start(run.config.plain())
         with log_to(run.folder.log_handler(ranks.rank)), telling_losses_of_processes(ranks), keeping_threads(threads):
             return _train(run, threads, progress and not ranks.rank, copy)
 
 
-def _prepare(config: Config, resume: bool, epoch: int | None, ranks: Ranks) -> _Run:
+def _prepare(config: Config, checkpoint: Path | None, ranks: Ranks) -> _Run:
     if not config.data.sources("train"):
         raise ConfigError("data.train_i is missing. Fix: add it, or use larstore infer, which needs none")
     folder = RunFolder(config.output_dir)
-    checkpoint = None
-    if resume:
-        wanted = config.train.start_epoch
-        checkpoint = folder.find_checkpoint(epoch if wanted is None else wanted)
-    elif folder.epochs():
-        raise ConfigError(f"{folder.path}: holds a run already. Fix: --resume, or another output_dir")
     check_devices(config, ranks)
     train_loader = make_loader(config, "train", ranks.rank, ranks.n)
     valid_loader = make_loader(config, "valid", ranks.rank, ranks.n)
     assert train_loader is not None
+    if train_loader.num_workers and train_loader.worker_init_fn is None:
+        train_loader.worker_init_fn = leave_to_parent
     n_planes = count_planes([train_loader, valid_loader])
     planes = input_planes(config, [train_loader, valid_loader])
     config = with_inputs(with_planes(config, planes), len(planes))
@@ -123,68 +123,67 @@ def _prepare(config: Config, resume: bool, epoch: int | None, ranks: Ranks) -> _
     check_precision(config, module.model)
     set_batch_norm(module.model, config.train.batch_norm)
     share_losses(module.loss)
-    first_epoch = 0
-    remarks: list[str] = []
-    transferred = None
+    start, transferred = Start(), None
     if checkpoint is not None:
-        content = load_checkpoint(checkpoint)
-        check_resumable(content, str(checkpoint))
-        check_inputs(content, config, str(checkpoint))
-        load_weights(module.model, model_weights(content), str(checkpoint))
-        train_loader.load_state_dict(content["larstore"]["stream"])
-        first_epoch = int(content["epoch"]) + 1
-        remarks = other_versions(content["larstore"]["versions"])
-        module.hold(freeze_again(module.model, content["larstore"].get("frozen", []), config, str(checkpoint)))
+        start = read_start(checkpoint, config, module, train_loader)
     elif config.train.transfer is not None:
         transferred = transfer(module.model, config, config.train.transfer)
         module.hold(freeze(module.model, config.train.transfer.freeze, transferred.taken))
+    judges = make_best(config), make_stopping(config)
     return _Run(
-        config, folder, module, train_loader, valid_loader, checkpoint, first_epoch, n_planes, remarks, backend,
-        transferred, make_loggers(config, folder), ranks,
+        config, folder, module, train_loader, valid_loader, start, n_planes, backend,
+        transferred, make_loggers(config, folder), ranks, judges,
     )  # fmt: skip
 
 
 def _train(run: _Run, threads: int, progress: bool, copy: Path | None) -> FitResult:
     config = run.config
-    about = {
+    about: dict[str, Any] = {
         "config": config.plain(),
         "versions": versions(),
         "threads": threads,
+        "machine": machine(config, threads, run.ranks.n),
         "stores": describe_stores([run.train_loader, run.valid_loader]),
         "n_planes": run.n_planes,
         "frozen": run.module.frozen,
     }
     log.info(
         "%s: %d images, %d parameters, %d threads, rank %d of %d, epochs %d to %d",
-        "resuming" if run.checkpoint else "training",
+        "resuming" if run.start.checkpoint else "training",
         len(run.train_loader.stream.keys),
         sum(p.numel() for p in run.module.parameters()),
         threads,
         run.ranks.rank,
         run.ranks.n,
-        run.first_epoch,
+        run.start.first_epoch,
         config.train.n_epochs - 1,
     )
     log.info(run.backend)
     if isinstance(run.module.model, SparseCellNet):
         for line in str(describe(run.module.model, first_coords(run.train_loader.stream))).splitlines():
             log.info("network: %s", line)
-    for remark in run.remarks:
+    for remark in run.start.remarks(about["machine"]):
         log.warning(remark)
     log_transfer(run.transferred, run.module.model, run.module.frozen, run.folder)
-    rows = run.folder.read_summaries(run.first_epoch)
-    callbacks: list[Callback] = [EpochEnd(run.folder, rows, run.train_loader, about)]
-    if config.store_inference is not None:
-        callbacks.append(PredictWhileTraining(run.folder, config))
-    if progress:
-        callbacks.append(ProgressBar())
+    rows = prepare_folder(run.folder, run.start, run.ranks.rank)
+    signals, table = Signals(), StepTable(run.folder.step_file, run.start.steps_size)
+    state = RunState(about, rows, run.train_loader, table, *run.judges)
+    checkpoints = Checkpoints(run.folder, state, config.train, config.train.n_epochs)
+    if run.start.ended_epoch is not None and not run.ranks.rank:
+        checkpoints.prune(run.start.ended_epoch)
+    callbacks: list[Callback] = [state, table]
     if config.train.max_minutes is not None:
         callbacks.append(TimeLimit(config.train.max_minutes))
+    callbacks += [EpochEnd(run.folder, state, checkpoints), SaveWithinEpochs(checkpoints, signals)]
+    if config.store_inference is not None:
+        callbacks.append(PredictWhileTraining(checkpoints, config, run.start.ended_epoch))
+    if progress:
+        callbacks.append(ProgressBar())
     if copy is not None:
-        callbacks += watchers(run.folder, config, rows, describe_start(copy, run.first_epoch, about), run.loggers)
+        callbacks += watchers(run.folder, config, rows, describe_start(copy, run.start.first_epoch, about), run.loggers)
     arguments = trainer_arguments(config, run.ranks)
-    arguments["plugins"].append(SafeCheckpointIO())
-    with without_remarks():
+    arguments["plugins"].append(checkpoints.io)
+    with without_remarks(), signals.noted():
         trainer = lightning.Trainer(
             **arguments,
             max_epochs=config.train.n_epochs,
@@ -203,8 +202,12 @@ def _train(run: _Run, threads: int, progress: bool, copy: Path | None) -> FitRes
             reload_dataloaders_every_n_epochs=1,
         )
         try:
-            trainer.fit(run.module, run.train_loader, run.valid_loader, ckpt_path=run.checkpoint, weights_only=True)
+            batches = EpochLoader(run.train_loader, run.start.trained_through)
+            trainer.fit(run.module, batches, run.valid_loader, ckpt_path=run.start.checkpoint, weights_only=True)
+        except Stopped as stop:
+            raise (KeyboardInterrupt if stop.number == signal.SIGINT else SystemExit(128 + stop.number)) from stop
         except SystemExit as stop:  # Lightning's answer to Ctrl-C, after which it ignores further ones
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt from stop
+    checkpoints.check_last()
     return FitResult(run.folder.find_checkpoint(), rows)

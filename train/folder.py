@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import yaml
@@ -24,7 +24,11 @@ class FitResult:
 
 
 class RunFolder:
-    """``configs/N.yaml``, ``out_0.log``, ``summaries_0.csv``, ``checkpoints/checkpoint_NNN.pth.tar`` of one run."""
+    """``configs/N.yaml``, ``out_0.log``, ``summaries_0.csv``, ``steps_0.csv`` and ``checkpoints/`` of one run.
+
+    Checkpoints are ``checkpoint_NNN.pth.tar`` at the end of epochs, ``last.pth.tar``, the run's newest state, often in
+    the middle of an epoch, and ``best.pth.tar``.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -33,6 +37,21 @@ class RunFolder:
     def summary_file(self) -> Path:
         """Tab-separated table, one row an epoch."""
         return self.path / "summaries_0.csv"
+
+    @property
+    def step_file(self) -> Path:
+        """Tab-separated table, one row a batch; see `train.steps`."""
+        return self.path / "steps_0.csv"
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint of the run's newest state."""
+        return self.path / "checkpoints" / "last.pth.tar"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of the best epoch."""
+        return self.path / "checkpoints" / "best.pth.tar"
 
     @property
     def log_file(self) -> Path:
@@ -48,21 +67,44 @@ class RunFolder:
         found = (NAME.fullmatch(entry.name) for entry in (self.path / "checkpoints").glob("checkpoint_*"))
         return sorted(int(match[1]) for match in found if match)
 
-    def find_checkpoint(self, epoch: int | None = None) -> Path:
-        """The checkpoint of ``epoch``, None = the last in the summaries. Raises ConfigError where there is none.
+    def find_checkpoint(self, which: int | Literal["best", "last"] | None = None) -> Path:
+        """The checkpoint of an epoch, the best or the last one; None = of the last epoch in the summaries.
 
         After a resume from an older epoch, checkpoints of higher numbers are left over from the other course.
+
+        Raises:
+            ConfigError: there is none.
         """
         epochs = self.epochs()
+        if which in ("best", "last"):
+            named = self.best if which == "best" else self.last
+            if not named.exists():
+                raise ConfigError(f"{named}: no such checkpoint. Fix: train first, or name an epoch of {epochs}")
+            return named
         if not epochs:
+            if which is None and self.last.exists():
+                return self.last
             raise ConfigError(f"{self.path}: holds no checkpoint. Fix: train first, or correct output_dir")
-        if epoch is not None and epoch not in epochs:
-            raise ConfigError(f"{self.path}: no checkpoint of epoch {epoch}. Fix: one of {epochs[0]} to {epochs[-1]}")
-        if epoch is None:
+        if which is not None and which not in epochs:
+            raise ConfigError(
+                f"{self.path}: no checkpoint of epoch {which}. Fix: one of {_ranges(epochs)}, best or last"
+            )
+        if which is None:
             rows = self.read_summaries()
             last = int(rows[-1]["epoch"]) if rows else epochs[-1]
-            epoch = last if last in epochs else epochs[-1]
-        return self.checkpoint(epoch)
+            which = last if last in epochs else epochs[-1]
+        return self.checkpoint(int(which))
+
+    def newest(self) -> Path | None:
+        """Where the run stands: what a resumed one goes on from, None before the first checkpoint."""
+        if self.last.exists():
+            return self.last
+        return self.find_checkpoint() if self.epochs() else None
+
+    def sweep(self) -> None:
+        """Remove what a killed process left half written."""
+        for partial in (*(self.path / "checkpoints").glob("*.partial"), *self.path.glob("*.partial")):
+            partial.unlink(missing_ok=True)
 
     def start(self, config: dict[str, Any]) -> Path:
         """Make the directories and keep a copy of the configuration under the next free number."""
@@ -109,3 +151,14 @@ def column_order(rows: Sequence[dict[str, Any]]) -> list[str]:
         first += [f"{part}loss", *metrics, f"{part}time"]
     first = [name for name in first if name in names]
     return [*first, *(name for name in names if name not in first)]
+
+
+def _ranges(numbers: list[int]) -> str:
+    """``0 to 3, 7`` of ascending numbers."""
+    groups: list[list[int]] = []
+    for number in numbers:
+        if groups and number == groups[-1][-1] + 1:
+            groups[-1].append(number)
+        else:
+            groups.append([number])
+    return ", ".join(f"{group[0]} to {group[-1]}" if len(group) > 1 else str(group[0]) for group in groups)

@@ -30,14 +30,16 @@ from train.schema import Config
 
 GRACE = 5.0  # seconds that the others have to end by themselves when one has ended badly
 STOPPING = 60.0  # the same when all are asked to stop: a checkpoint may have to be written
-FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class LostProcessError(LarstoreError):
     """Another process of the training is gone; what happened is told there."""
 
 
-def launch(ranks: Ranks, config: Config, resume: bool, epoch: int | None, verbose: bool, progress: bool) -> FitResult:
+def launch(
+    ranks: Ranks, config: Config, resume: bool, epoch: int | None, *, auto: bool, verbose: bool, progress: bool
+) -> FitResult:
     """Train with the processes of this node; returns what they left behind.
 
     Raises:
@@ -52,7 +54,7 @@ def launch(ranks: Ranks, config: Config, resume: bool, epoch: int | None, verbos
         task = {
             "config": config.plain(),
             "origin": config._origin,
-            "arguments": {"resume": resume, "epoch": epoch, "verbose": verbose, "progress": progress},
+            "arguments": {"resume": resume, "epoch": epoch, "auto": auto, "verbose": verbose, "progress": progress},
         }
         path = Path(folder) / "task.json"
         path.write_text(json.dumps(task), encoding="utf-8")

@@ -186,10 +186,9 @@ class ImageModule(lightning.LightningModule):
             self.schedule.after_epoch(valid)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what a resumed run needs beside weights and optimiser: time used, scheduler, random numbers."""
+        """Add what a resumed run needs of the module beside weights and optimiser: time used, scheduler."""
         checkpoint.setdefault("larstore", {}).update(
             elapsed=self.elapsed,
-            random=torch.get_rng_state(),
             schedule=None if self.schedule is None else self.schedule.state_dict(),
         )
 
@@ -197,7 +196,6 @@ class ImageModule(lightning.LightningModule):
         """Take over what `on_save_checkpoint` added."""
         state = checkpoint["larstore"]
         self.elapsed_before, self.started = float(state["elapsed"]), time.monotonic()
-        torch.set_rng_state(state["random"])
         self.schedule_state = state["schedule"]  # the scheduler itself is made later, with the optimiser
 
 

@@ -6,7 +6,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from typing import Any
 
+import llvmlite.binding
 import numba
 import torch
 
@@ -15,7 +17,7 @@ from train.schema import Config
 from train.sparse import kernels
 
 LOG = logging.getLogger("larstore.train")
-VERSIONS = ("larstore", "torch", "lightning", "numpy")
+VERSIONS = ("larstore", "torch", "lightning", "numpy", "numba", "torchmetrics")
 
 # Remarks of Lightning about what is meant, each with the reason.
 REMARKS = (
@@ -106,4 +108,25 @@ def other_versions(then: dict[str, str]) -> list[str]:
         f"{name} is {now.get(name)}, the checkpoint was made with {before}: results may differ"
         for name, before in then.items()
         if before != now.get(name)
+    ]
+
+
+def machine(config: Config, threads: int, ranks: int = 1) -> dict[str, Any]:
+    """What else the last bits of a result depend on, as plain values."""
+    device = device_of(config)
+    return {
+        "threads": threads,
+        "ranks": ranks,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "CPU": f"{llvmlite.binding.get_host_cpu_name()} ({torch.backends.cpu.get_cpu_capability()})",
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+def other_machine(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """As `other_versions`, of two `machine`."""
+    return [
+        f"{name}: {now[name]} now, {before} when the checkpoint was made: results may differ in their last bits"
+        for name, before in then.items()
+        if name in now and now[name] != before
     ]

@@ -226,12 +226,41 @@ class TransferConfig(Section):
         return [value] if isinstance(value, str) else value
 
 
+class CheckpointConfig(Section):
+    """When checkpoints are written, beside the one at the end of the run; null = not on this account.
+
+    Those within an epoch replace ``last.pth.tar``; each ``epochs``-th epoch keeps one under its number.
+    """
+
+    epochs: int = Field(default=1, ge=1)  # each so many epochs
+    minutes: float | None = Field(default=10.0, gt=0.0)  # within an epoch
+    steps: int | None = Field(default=None, ge=1)  # of the optimiser
+
+
+class BestConfig(Section):
+    """The value of an epoch's summary by which its checkpoint is the best one: of validation, or ``train_…``."""
+
+    metric: str = "loss"  # of validation, or train_… of training
+    mode: Literal["min", "max"] | None = None  # None = as the metric's nature is
+
+
+class EarlyStoppingConfig(BestConfig):
+    """End the run when the value has not got better by more than ``min_delta`` for ``patience`` epochs."""
+
+    patience: int = Field(default=10, ge=1)  # epochs
+    min_delta: float = Field(default=0.0, ge=0.0)  # what counts as better
+
+
 class TrainConfig(Section):
     """How long and with what the network is trained."""
 
     n_epochs: int = Field(default=1, ge=1)  # times that every image is seen
     max_minutes: float | None = Field(default=None, gt=0.0)  # of the whole run, resumed ones included
     start_epoch: int | None = Field(default=None, ge=0)  # checkpoint that --resume starts from
+    checkpoint_every: CheckpointConfig = CheckpointConfig()  # when states are kept
+    keep: int | Literal["all"] = "all"  # checkpoints of the last so many epochs
+    best: BestConfig = BestConfig()  # which epoch's checkpoint best.pth.tar is
+    early_stopping: EarlyStoppingConfig | None = None  # ends the run where epochs get no better
     transfer: TransferConfig | None = None  # weights to begin with, of another run
     gradient_clip: float | None = Field(default=None, gt=0.0)  # largest norm, or number, of the gradient
     log_every_n_steps: int = Field(default=50, ge=1)  # steps whose loss goes to `loggers`
@@ -251,6 +280,13 @@ class TrainConfig(Section):
     @classmethod
     def _number_is_text(cls, value: Any) -> Any:
         return str(value) if isinstance(value, int) else value
+
+    @field_validator("keep")
+    @classmethod
+    def _keep_one(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("keep the checkpoint of one epoch or more, or all")
+        return value
 
     @field_validator("transfer", mode="before")
     @classmethod

@@ -1,8 +1,10 @@
 """Training on a small store: it learns, it can be interrupted anywhere, and it says what is wrong."""
 
 import math
+import os
 import shutil
 import signal
+import stat
 
 import numpy as np
 import pandas as pd
@@ -164,14 +166,16 @@ def test_resume_chooses_the_checkpoint(store, finished, tmp_path):
         name = f"checkpoints/checkpoint_{epoch:03d}.pth.tar"
         (tmp_path / name).write_bytes((finished[0] / name).read_bytes())
     result = fit(settings(store, tmp_path), resume=True, epoch=2)
-    assert [row["epoch"] for row in result.summaries] == [3]
+    assert result.summaries[:3] == finished[1].summaries[:3]
+    assert [row["epoch"] for row in result.summaries] == [0, 1, 2, 3]
     result = fit(settings(store, tmp_path, train__start_epoch=1), resume=True)
-    assert [row["epoch"] for row in result.summaries] == [2, 3]
+    assert result.summaries[:2] == finished[1].summaries[:2]
+    assert [row["epoch"] for row in result.summaries] == [0, 1, 2, 3]
     assert sorted(entry.name for entry in (tmp_path / "configs").iterdir()) == ["0.yaml", "1.yaml", "2.yaml"]
     assert RunFolder(tmp_path).find_checkpoint().name == "checkpoint_003.pth.tar"
     fit(settings(store, tmp_path, train__n_epochs=2), resume=True, epoch=0)
     assert RunFolder(tmp_path).find_checkpoint().name == "checkpoint_001.pth.tar"  # 2 and 3 are of another course
-    with pytest.raises(ConfigError, match=r"no checkpoint of epoch 7\. Fix: one of 0 to 3"):
+    with pytest.raises(ConfigError, match=r"no checkpoint of epoch 7\. Fix: one of 0 to 3, best or last"):
         fit(settings(store, tmp_path), resume=True, epoch=7)
 
 
@@ -272,15 +276,20 @@ def test_a_failed_write_keeps_the_older_checkpoint(store, tmp_path, monkeypatch)
     first = fit(settings(store, tmp_path, train__n_epochs=1))
     before = first.checkpoint.read_bytes()
 
-    def full(content, file):
-        file.write(b"half")
-        raise OSError(28, "No space left on device")
+    def full(descriptor):
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("train.checkpoint.torch.save", full)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr("train.checkpoint.os.fsync", full)
+    with pytest.raises(TrainingError, match=r"checkpoint_001.*No space left .*last good one is .*last\.pth.*Fix: "):
         fit(settings(store, tmp_path, train__n_epochs=2), resume=True)
     assert first.checkpoint.read_bytes() == before
-    assert [entry.name for entry in first.checkpoint.parent.iterdir()] == [first.checkpoint.name]
+    assert {entry.name for entry in first.checkpoint.parent.iterdir()} == {
+        "best.pth.tar",
+        "checkpoint_000.pth.tar",
+        "last.pth.tar",
+    }
+    assert RunFolder(tmp_path).find_checkpoint("last").samefile(first.checkpoint)
 
 
 @pytest.mark.parametrize(

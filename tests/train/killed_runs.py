@@ -1,0 +1,91 @@
+"""Starts the training of a configuration again and again and kills it, for `test_resume_kills`.
+
+A process of its own: it imports everything once and forks for each start, before any thread exists.
+
+    python -m tests.train.killed_runs CONFIG.yaml KILLS SEED
+
+Prints how many kills there were and how many came after a checkpoint of the same start.
+"""
+
+import os
+import random
+import signal
+import sys
+import time
+
+from train.checkpoint import load_checkpoint
+from train.config import load_config
+from train.fitting import fit
+from train.folder import RunFolder
+
+PATIENCE = 120.0  # seconds for any one start
+
+
+def start(config):
+    """A child that trains on where the run stands; its exit status is fit's."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        fit(config, auto=True, progress=False)
+        status = 0
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def state(folder):
+    """Changes with each checkpoint."""
+    try:
+        found = folder.last.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def ended(pid):
+    """The exit status of a child, None while it runs."""
+    done, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if done else None
+
+
+def kill_once(config, draw):
+    """Start, kill at a random moment. Returns (was killed, after it had written a checkpoint)."""
+    folder = RunFolder(config.output_dir)
+    before = state(folder)
+    pid, began = start(config), time.monotonic()
+    until = began + draw.uniform(0.0, 3.0) if draw.random() < 0.3 else None  # else soon after its first checkpoint
+    while time.monotonic() - began < PATIENCE:
+        status = ended(pid)
+        if status is not None:
+            assert status == 0, f"fit ended with {status}"
+            return False, True
+        if until is None and state(folder) != before:
+            until = time.monotonic() + draw.uniform(0.0, 0.2)
+        if until is not None and time.monotonic() >= until:
+            break
+        time.sleep(0.001)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    if folder.last.exists():
+        load_checkpoint(folder.last)
+    return True, state(folder) != before
+
+
+def main(path, n_kills, seed):
+    """Kill a run so many times, then let it end."""
+    config, draw = load_config(path), random.Random(seed)
+    kills = [kill_once(config, draw) for _ in range(n_kills)]
+    status = os.waitstatus_to_exitcode(os.waitpid(start(config), 0)[1])
+    assert status == 0, f"fit ended with {status}"
+    print(sum(killed for killed, _ in kills), sum(killed and saved for killed, saved in kills))
+
+
+if __name__ == "__main__":
+    if os.environ.get("LARSTORE_TEST_POINT_NET"):
+        import train.module
+        from tests.train.conftest import PointNet
+
+        train.module.build_model = lambda block: PointNet(block["nInputFeatures"])
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
