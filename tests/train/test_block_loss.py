@@ -74,7 +74,7 @@ TRUTH = st.lists(st.tuples(PLACES, st.integers(1, 20).map(lambda n: n / 4)), max
 SIZES = st.tuples(*[st.integers(1, 4)] * 3)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(VOXELS, TRUTH, SIZES, st.sampled_from([0, 1, 2.5]))
 def test_against_loops(voxels, truth, downsample, weight):
     output, target, weights, batch = tensors(voxels, truth)

@@ -97,7 +97,17 @@ def test_every_file_is_right_and_explained(name):
     assert printed == config.plain() | {"seed": 7}
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("ghost_inf", "charge_downsample")])
+FAST = ("ghost3d", "ghost_schedule")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in FAST else pytest.param(name, marks=pytest.mark.slow)
+        for name in NAMES
+        if name not in ("ghost_inf", "charge_downsample")
+    ],
+)
 def test_the_small_ones_train(name, store, tmp_path):
     out = run(train, CONFIGS / f"small/{name}.yaml", *sets(store, tmp_path / "run"))
     values = dict(line.split("\t") for line in out.splitlines())

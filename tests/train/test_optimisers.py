@@ -99,7 +99,12 @@ def test_the_names_are_torchs():
     assert set(scheduler_names()) == set(SCHEDULERS)
 
 
-@pytest.mark.parametrize("name", optimiser_names())
+FAST = ("AdamW", "LBFGS", "SGD")
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in optimiser_names()]
+)
 def test_every_optimiser_trains_and_goes_on(name, store, tmp_path):
     optimizer = {"name": name, "lr": 0.05}
     whole = fit(settings(store, tmp_path / "a", optimizer, n_epochs=2), progress=False)
@@ -216,11 +221,16 @@ def test_the_rates_are_torchs(name, interval):
     "trainer",
     [
         trainer_of("SequentialLR", "step"),
-        trainer_of("MultiStepLR"),
         trainer_of("ReduceLROnPlateau"),
-        trainer_of("CyclicLR", "step"),
-        {"name": "schedule", "scheduler": "CosineAnnealingLR", "interval": "step"},
-        trainer_of("OneCycleLR", "step"),
+        *(
+            pytest.param(trainer, marks=pytest.mark.slow)
+            for trainer in (
+                trainer_of("MultiStepLR"),
+                trainer_of("CyclicLR", "step"),
+                {"name": "schedule", "scheduler": "CosineAnnealingLR", "interval": "step"},
+                trainer_of("OneCycleLR", "step"),
+            )
+        ),
     ],
 )
 def test_a_scheduled_run_goes_on_bit_for_bit(trainer, store, tmp_path):
