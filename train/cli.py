@@ -56,7 +56,7 @@ def train(
     else:
         from train.launch import launch
 
-        result = launch(ranks, settings, resume, epoch, verbose=verbose, progress=True)
+        result = launch(ranks, settings, resume=resume, epoch=epoch, verbose=verbose)
     if ranks.rank:
         return
     typer.echo(f"checkpoint\t{result.checkpoint}")
