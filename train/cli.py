@@ -71,7 +71,7 @@ def train(
     else:
         from train.launch import launch
 
-        result = launch(ranks, settings, resume, epoch, auto=auto_resume, verbose=verbose, progress=True)
+        result = launch(ranks, settings, resume=resume, epoch=epoch, auto=auto_resume, verbose=verbose)
     if ranks.rank:
         return
     typer.echo(f"checkpoint\t{result.checkpoint}")

@@ -92,7 +92,7 @@ def fit(
     with naming_file(config):
         ranks = find_ranks(config.train)
     if not ranks.started:
-        return launch(ranks, config, resume, epoch, auto=auto, verbose=verbose, progress=progress)
+        return launch(ranks, config, resume=resume, epoch=epoch, auto=auto, verbose=verbose, progress=progress)
     with (
         naming_file(config),
         log_to_stderr(verbose, ranks.rank),

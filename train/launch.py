@@ -37,14 +37,12 @@ class LostProcessError(LarstoreError):
     """Another process of the training is gone; what happened is told there."""
 
 
-def launch(
-    ranks: Ranks, config: Config, resume: bool, epoch: int | None, *, auto: bool, verbose: bool, progress: bool
-) -> FitResult:
-    """Train with the processes of this node; returns what they left behind.
+def launch(ranks: Ranks, config: Config, **arguments: Any) -> FitResult:
+    """Train with the processes of this node, by `fit` with these ``arguments``; returns what they left behind.
 
     Raises:
         LarstoreError: of the process that failed first, in its own class where that is known here.
-        KeyboardInterrupt: on Ctrl-C, when all have ended.
+        KeyboardInterrupt: on Ctrl-C, SystemExit with their exit code at another signal; when all have ended.
     """
     if not ranks.port:
         with socket.socket() as free:
@@ -54,7 +52,7 @@ def launch(
         task = {
             "config": config.plain(),
             "origin": config._origin,
-            "arguments": {"resume": resume, "epoch": epoch, "auto": auto, "verbose": verbose, "progress": progress},
+            "arguments": arguments,
         }
         path = Path(folder) / "task.json"
         path.write_text(json.dumps(task), encoding="utf-8")
@@ -101,7 +99,8 @@ def _watch(processes: list[subprocess.Popen[bytes]]) -> set[int]:
         if all(code is not None for code in codes):
             return set()
         if any(codes):
-            return _end(processes, GRACE)
+            asked = not any(code and code < 128 for code in codes)  # 128 + a signal: it ended as it was told to
+            return _end(processes, STOPPING if asked else GRACE)
         time.sleep(0.05)
 
 
@@ -161,7 +160,7 @@ def _raise_failure(folder: Path, processes: list[subprocess.Popen[bytes]], kille
         )
     if first is None:
         code = next(code for code in codes if code)
-        if 130 in codes:
+        if code == 130:
             raise KeyboardInterrupt
         raise SystemExit(code)
     if first["trace"]:

@@ -1,0 +1,24 @@
+"""Started by torchrun: train as CONFIG says; afterwards all processes must hold the same weights."""
+
+import sys
+
+from train import fitting
+from train.config import load_config
+from train.distributed import gather_objects
+from train.module import ImageModule
+
+made = []
+
+
+class Kept(ImageModule):
+    def __init__(self, *args):
+        super().__init__(*args)
+        made.append(self)
+
+
+fitting.ImageModule = Kept
+fitting.fit(load_config(sys.argv[1], sys.argv[2:]))
+weights = {name: tensor.tolist() for name, tensor in made[0].model.named_parameters()}
+found = gather_objects(weights)
+assert len(found) == 2
+assert found[0] == found[1], "the processes have other weights"
