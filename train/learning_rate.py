@@ -3,13 +3,13 @@
 Source: Smith, arXiv:1506.01186, as Lightning's finder does it; a loss that is no number any more ends the search.
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from lightning.pytorch.callbacks import Callback
 
@@ -22,9 +22,11 @@ from train.probing import make_probe, train_steps
 from train.runtime import compute_threads, log_to_stderr
 from train.schema import BasicTrainer, Config
 
-KEPT = 0.9  # of the smoothed loss at each step
-DIVERGED = 4.0  # × the least smoothed loss so far
+KEPT = 0.9  # of the running mean of losses at each step
+DIVERGED = 4.0  # × the least running mean so far
 SKIPPED = 5  # first steps: they tell of the start, not of the rate
+WIDTH = 0.05  # of the smoothing, in all steps: batches differ more than neighbouring rates do
+PART = 0.1  # of the fall at its start and its end, where the steepest point is noise
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ class RateTest:
     Attributes:
         rates: learning rate of each step.
         losses: of its batch.
-        smoothed: running mean of the losses, unbiased at its start.
-        suggestion: where the smoothed loss falls fastest per factor of the rate, before its minimum.
+        smoothed: mean of the losses around a step, not behind it.
+        suggestion: where the smoothed loss falls fastest per factor of the rate, on its way to the minimum.
         least: rate at the smoothed loss's minimum; what is higher does harm already.
         diverged: whether the loss exploded before the last step.
     """
@@ -49,12 +51,12 @@ class RateTest:
 
 
 class GrowingRate(Callback):
-    """Sets the rate of each step and notes its loss; stops where the smoothed loss explodes."""
+    """Sets the rate of each step and notes its loss; stops where the running mean explodes."""
 
     def __init__(self, low: float, high: float, n_steps: int) -> None:
         self.rates = np.geomspace(low, high, n_steps).tolist()
         self.losses: list[float] = []
-        self.smoothed: list[float] = []
+        self.means: list[float] = []
         self.mean, self.diverged = 0.0, False
 
     def on_train_batch_start(
@@ -74,8 +76,8 @@ class GrowingRate(Callback):
         loss = pl_module.losses["train"][-1]
         self.losses.append(loss)
         self.mean = KEPT * self.mean + (1 - KEPT) * loss
-        self.smoothed.append(self.mean / (1 - KEPT ** len(self.losses)))
-        if len(self.smoothed) > SKIPPED and self.smoothed[-1] > DIVERGED * min(self.smoothed[SKIPPED - 1 :]):
+        self.means.append(self.mean / (1 - KEPT ** len(self.losses)))
+        if len(self.means) > SKIPPED and self.means[-1] > DIVERGED * min(self.means[SKIPPED - 1 :]):
             self.diverged = trainer.should_stop = True
         elif len(self.losses) == len(self.rates):
             trainer.should_stop = True
@@ -106,29 +108,41 @@ def find_learning_rate(
             if len(growing.losses) <= 2 * SKIPPED:
                 raise
             growing.diverged = True
-    return suggest(growing.rates[: len(growing.losses)], growing.losses, growing.smoothed, growing.diverged)
+    return suggest(growing.rates[: len(growing.losses)], growing.losses, growing.diverged)
 
 
-def suggest(rates: list[float], losses: list[float], smoothed: list[float], diverged: bool) -> RateTest:
+def suggest(rates: list[float], losses: list[float], diverged: bool) -> RateTest:
     """Choose the rate. Raises LarstoreError where the loss did not fall."""
-    values = np.array(smoothed)
-    lowest = SKIPPED + int(np.argmin(values[SKIPPED:]))
-    slopes = np.gradient(values, np.log(rates))[SKIPPED : lowest + 1]
-    if len(slopes) < 2 or slopes.min() >= 0:
+    smoothed = smooth(losses)
+    lowest = int(np.argmin(smoothed))
+    slopes = np.gradient(smoothed, np.log(rates))
+    fallen = (smoothed[0] - smoothed) / max(smoothed[0] - smoothed[lowest], 1e-30)
+    falling = (fallen > PART) & (fallen < 1 - PART) & (np.arange(len(rates)) < lowest) & (slopes < 0)
+    if not falling.any():
         raise LarstoreError(
             f"find-lr: the loss fell at no learning rate from {rates[0]:g} to {rates[-1]:g} "
             f"({smoothed[0]:.4g} → {smoothed[-1]:.4g}). Fix: a lower --low, more --steps, or see larstore overfit"
         )
-    steepest = SKIPPED + int(np.argmin(slopes))
-    return RateTest(rates, losses, smoothed, rates[steepest], rates[lowest], diverged)
+    steepest = int(np.argmin(np.where(falling, slopes, np.inf)))
+    return RateTest(rates, losses, smoothed.tolist(), rates[steepest], rates[lowest], diverged)
+
+
+def smooth(losses: list[float]) -> npt.NDArray[np.float64]:
+    """Means weighted by a Gaussian around each step, so without a lag; an explosion at the end counts little."""
+    values = np.array(losses)
+    values = np.minimum(values, DIVERGED * max(values[:SKIPPED].mean(), np.median(values)))
+    steps = np.arange(len(values))
+    width = max(1.0, WIDTH * len(values))
+    weights = np.exp(-0.5 * ((steps[:, None] - steps) / width) ** 2)
+    smoothed: npt.NDArray[np.float64] = weights @ values / weights.sum(axis=1)
+    return smoothed
 
 
 def write_rate_test(test: RateTest, config: Config, path: Path) -> Path:
     """The page ``path``, and the table beside it with the ending .csv (tab separated). Returns the table's path."""
     page = Page("Learning rates", f"{config._origin or 'configuration'} · {len(test.rates)} steps")
     page.cards([("suggested", f"{test.suggestion:.2g}"), ("least loss at", f"{test.least:.2g}")])
-    finite = [value for value in test.smoothed if math.isfinite(value)]
-    top = 1.5 * max(finite[: max(SKIPPED, test.rates.index(test.least) + 1)])  # the explosion would flatten the rest
+    top = 1.5 * max(test.losses[: test.rates.index(test.least) + 1])  # the explosion would flatten the rest
     lines = [
         Line("loss of each step", *_below(test.rates, test.losses, top)),
         Line("smoothed", *_below(test.rates, test.smoothed, top)),
@@ -138,7 +152,7 @@ def write_rate_test(test: RateTest, config: Config, path: Path) -> Path:
     ended = "The loss exploded behind the last point." if test.diverged else "The loss did not explode."
     page.paragraph(
         "Each step had a learning rate a factor above the one before. Suggested is where the smoothed loss falls "
-        f"fastest per factor, before its minimum. {ended} With trainer one_cycle the rate is the highest of its "
+        f"fastest per factor, on its way to the minimum. {ended} With trainer one_cycle the rate is the highest of its "
         "course, so a rate up to the minimum's may do."
     )
     page.write(path)

@@ -85,11 +85,12 @@ def test_find_lr_suggests_a_rate_that_trains(config, tmp_path):
 def test_the_rate_is_where_a_known_curve_falls_fastest():
     rates = np.geomspace(1e-6, 1, 200)
     curve = 1 / (1 + np.exp(3 * (np.log10(rates) + 3))) + np.exp(5 * (np.log10(rates) + 1))  # steepest at 1e-3
-    test = suggest(rates.tolist(), curve.tolist(), curve.tolist(), True)
-    assert math.log10(test.suggestion) == pytest.approx(-3, abs=0.1)
-    assert test.least == rates[np.argmin(curve)]
+    noise = np.random.default_rng(1).normal(1, 0.15, 200)  # batches differ
+    test = suggest(rates.tolist(), (curve * noise).tolist(), True)
+    assert math.log10(test.suggestion) == pytest.approx(-3, abs=0.4)
+    assert test.suggestion < test.least <= 3 * rates[np.argmin(curve)]
     with pytest.raises(LarstoreError, match=r"fell at no learning rate from 1e-06 to 1 .*Fix: "):
-        suggest(rates.tolist(), rates.tolist(), rates.tolist(), False)
+        suggest(rates.tolist(), rates.tolist(), False)
 
 
 @pytest.mark.usefixtures("point_net")
@@ -97,7 +98,7 @@ def test_a_loss_that_explodes_ends_the_search(config):
     test = find_learning_rate(load_config(config, ["data.noise=null"]), 1e-4, 1e8, 80)
     assert test.diverged
     assert 10 < len(test.losses) < 80
-    assert test.suggestion < test.rates[-1]
+    assert test.suggestion < test.least <= test.rates[-1]
 
 
 @pytest.mark.usefixtures("point_net")
