@@ -57,11 +57,22 @@ class PredictWhileTraining(Callback):
 
 
 class TimeLimit(Callback):
-    """End the training after the step in which the run's time is over; validation and checkpoint still follow."""
+    """End the training after the step in which the run's time is over; validation and checkpoint still follow.
+
+    A run whose time is over is over: resumed, it does nothing more.
+    """
 
     def __init__(self, minutes: float) -> None:
         self.minutes = minutes
         self.step = 0
+
+    def on_load_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Look at the clock of a run that goes on at the end of an epoch."""
+        state = checkpoint["larstore"]
+        if not state.get("unfinished") and state["elapsed"] > 60 * self.minutes:
+            trainer.should_stop = True
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Note the steps of earlier starts."""
@@ -70,12 +81,19 @@ class TimeLimit(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any, **kwargs: Any
     ) -> None:
-        """Look at the clock, on all ranks, where the batch ended a step."""
-        assert isinstance(pl_module, ImageModule)
-        if trainer.global_step == self.step:
-            return
-        self.step = trainer.global_step
-        over = pl_module.elapsed > 60 * self.minutes
+        """Look at the clock where the batch ended a step."""
+        if trainer.global_step != self.step:
+            self.step = trainer.global_step
+            self._look(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Look at the clock after the validation."""
+        self._look(trainer, pl_module)
+
+    def _look(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """The same on all ranks."""
+        assert isinstance(module, ImageModule)
+        over = module.elapsed > 60 * self.minutes
         if trainer.world_size > 1:
             over = trainer.strategy.reduce_boolean_decision(over, all=False)
         if over and not trainer.should_stop:

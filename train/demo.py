@@ -20,7 +20,6 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from larstore.errors import ConfigError, LarstoreError
 from train.demo_settings import FULL, PREDICTION, QUICK, DemoSettings
-from train.folder import RunFolder
 
 STATE = "demo.json"  # what is done, and with which settings
 
@@ -75,8 +74,7 @@ class Demo:
         config["data"] |= {"data_path": str(self.store), "train_i": list(s.train_files)}
         config["output_dir"] = str(self.run)
         self.config.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-        resume = ["--resume"] if RunFolder(self.run).epochs() else []
-        return [["train", str(self.config), *resume]]
+        return [["train", str(self.config), "--auto-resume"]]
 
     def _infer(self) -> list[list[str]]:
         command = ["infer", str(self.config), "--store", str(self.store), "--name", PREDICTION]

@@ -12,6 +12,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 
 from train.checkpoint import load_checkpoint
 from train.config import load_config
@@ -30,6 +31,9 @@ def start(config):
     try:
         fit(config, auto=True, progress=False)
         status = 0
+    except BaseException:
+        traceback.print_exc()
+        raise
     finally:
         sys.stderr.flush()
         os._exit(status)

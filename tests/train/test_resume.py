@@ -265,6 +265,19 @@ def test_early_stopping_and_the_best_epoch(store, tmp_path):
     assert len(fit(patient, resume=True, progress=False).summaries) == 5
 
 
+def test_a_run_whose_time_is_over_is_over(store, tmp_path):
+    first = fit(settings(store, tmp_path, max_minutes=1e-9), progress=False)
+    table = steps(tmp_path)
+    assert len(first.summaries) == 1
+    assert table.count("\n") == 2
+    assert fit(settings(store, tmp_path, max_minutes=1e-9), auto=True, progress=False).summaries == first.summaries
+    assert steps(tmp_path) == table
+    # With more time it goes on within the stream's epoch, whose rest is an epoch of its own, with a validation.
+    longer = fit(settings(store, tmp_path, n_epochs=2), resume=True, progress=False)
+    assert pd.read_csv(tmp_path / "steps_0.csv", sep="\t")["batch"].tolist() == list(range(6))
+    assert "valid_loss" in longer.summaries[1]
+
+
 def test_which_checkpoints_are_kept(store, tmp_path):
     config = settings(store, tmp_path, n_epochs=6, checkpoint_every={"epochs": 2}, keep=2)
     fit(config, progress=False)
