@@ -1,6 +1,6 @@
 """Frames without truth: how much of the lit charge of each plane the kept voxels explain."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,34 +56,35 @@ def explain_frame(frame: FrameInput, data: Path, store: Path, prediction: str, t
     lit = lit_charge(event.waveform, threshold, event.first_tick)
     n_planes = len(tiler.tpc.planes)
     plane_of = tiler.overlaps.column_plane
-    score = image.score(prediction)
+    random = np.random.default_rng(5)
+    score, n = image.score(prediction), len(image)
     scores = {
         "network": score,
         "plane_agreement": plane_agreement(image.charge, image.live),
-        "chance": np.random.default_rng(5).random(len(image), dtype=np.float32),
+        "chance": random.random(n, dtype=np.float32),
     }
-    found: dict[str, Any] = {"title": frame.title, "tpc": frame.tpc, "voxels": len(image), "fraction": list(FRACTIONS)}
+    patches_z = grid_of(tiler.tpc).patches[1]
+    found: dict[str, Any] = {"title": frame.title, "tpc": frame.tpc, "voxels": n, "fraction": list(FRACTIONS)}
     found["planes"] = [plane.name for plane in tiler.tpc.planes]
     found["lit_charge"] = [float(lit[:, plane_of == p].sum()) for p in range(n_planes)]
     for name, values in scores.items():
-        best = best_scores(tiler.overlaps, grid_of(tiler.tpc).patches[1], lit.shape, image.coords, values)
-        cuts = np.quantile(values, 1 - np.array(FRACTIONS), method="lower")
+        rank = np.empty(n, np.float32)  # from 0, worst first; equal scores in any order, so that fractions are exact
+        rank[np.lexsort((random.random(n), values))] = np.arange(n)
+        best = best_scores(tiler.overlaps, patches_z, lit.shape, image.coords, rank)
+        cuts = [n - round(fraction * n) for fraction in FRACTIONS]
         found[name] = [explained(lit, best, plane_of == p, cuts) for p in range(n_planes)]
-        if name == "network":
-            at = [explained(lit, best, plane_of == p, np.array([CUT]))[0] for p in range(n_planes)]
-            found["network_at"] = {"score": CUT, "kept": float((values >= CUT).mean()), "explained": at}
+    best = best_scores(tiler.overlaps, patches_z, lit.shape, image.coords, score)
+    at = [explained(lit, best, plane_of == p, [CUT])[0] for p in range(n_planes)]
+    found["network_at"] = {"score": CUT, "kept": float((score >= CUT).mean()), "explained": at}
     return found
 
 
 def lit_charge(waveform: npt.NDArray[np.float32], threshold: float, first_tick: int = 0) -> npt.NDArray[np.float64]:
     """(blocks of ticks, columns) charge of the samples above ``threshold``."""
-    ticks = DOWNSAMPLE[0]
-    start = first_tick // ticks * ticks
     lit = np.where(waveform > threshold, waveform, 0).astype(np.float64)
-    at = (np.arange(len(lit)) + first_tick) // ticks
-    blocks = np.zeros((int(at[-1]) + 1, lit.shape[1]))
-    np.add.at(blocks, at, lit)
-    assert start // ticks <= at[0]
+    block = (np.arange(len(lit)) + first_tick) // DOWNSAMPLE[0]
+    blocks = np.zeros((int(block[-1]) + 1, lit.shape[1]))
+    np.add.at(blocks, block, lit)
     return blocks
 
 
@@ -119,7 +120,7 @@ def _entries(overlaps: Overlaps, first: Any, last: Any) -> Iterator[tuple[Any, A
         yield row[wires], column[wires]
 
 
-def explained(lit: Any, best: Any, columns: Any, cuts: Any) -> list[float]:
+def explained(lit: Any, best: Any, columns: Any, cuts: Sequence[float]) -> list[float]:
     """For each cut the share of the columns' lit charge that a voxel with score >= cut crosses."""
     charge, reached = lit[:, columns].ravel(), best[:, columns].ravel()
     total = charge.sum()

@@ -169,6 +169,7 @@ def test_one_response_for_all_samples():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # a minute on a quiet machine, in many processes
 def test_all_steps_run_once(tmp_path):
     data = os.environ.get("LARSTORE_TEST_DATA")
     bench = Bench(tmp_path / "work", TINY, Path(data) if data else None)
