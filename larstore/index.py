@@ -18,6 +18,7 @@ from larstore.shards import layout_of
 from larstore.table import read_column
 
 LARGE_IMAGE = 1 << 26  # rows
+FEW_IMAGES = 16  # numpy takes longer for so many than Python
 KEYS = ("file", "event", "tpc")
 Rows = npt.NDArray[np.int64]
 Key = tuple[int, int, int]
@@ -131,18 +132,22 @@ class Index:
         """
         start, count = self.column(f"{kind}_start")[rows], self.column(f"{kind}_count")[rows]
         total = self._rows_of(kind)
-        wrong = (start < -1) | (count < 0) | (np.maximum(start, 0) > total - count.astype(np.int64))
-        if wrong.any():
-            first = int(np.argmax(wrong))
+        if len(rows) <= FEW_IMAGES:
+            pairs = list(zip(start.tolist(), count.tolist(), strict=True))
+            first = next((i for i, (s, n) in enumerate(pairs) if s < -1 or n < 0 or max(s, 0) > total - n), None)
+            large = [i for i, (_, n) in enumerate(pairs) if n > LARGE_IMAGE]
+        else:
+            wrong = (start < -1) | (count < 0) | (np.maximum(start, 0) > total - count.astype(np.int64))
+            first = int(np.argmax(wrong)) if wrong.any() else None
+            large = np.flatnonzero(count > LARGE_IMAGE).tolist()
+        if first is not None:
             what = f"{kind} rows {start[first]} + {count[first]} outside the arrays' {total}"
             raise DamageError(
                 f"{self._path}/index: {what}; image (file, event, tpc) {self.keys(int(rows[first]))}. "
                 f"Fix: restore index/, or list all damage with 'larstore verify {self._path}'"
             )
-        large = count > LARGE_IMAGE
-        if large.any():
-            for i in np.flatnonzero(large):
-                self._expect(kind, int(start[i]), int(count[i]))
+        for i in large:
+            self._expect(kind, int(start[i]), int(count[i]))
         return start, count
 
     def _expect(self, kind: str, start: int, count: int) -> None:

@@ -170,15 +170,18 @@ def read_range(file: Place, offset: int, size: int) -> bytes:
     return _with_file(file, read)
 
 
-def read_briefly(file: Place, offset: int, size: int) -> memoryview:
-    """The same, into room that belongs to this thread: it holds until the thread reads briefly again.
+def read_briefly(file: Place, offset: int, size: int, before: int = 0) -> memoryview:
+    """The same after ``before`` bytes, in room that belongs to this thread: it holds until it reads briefly again.
 
     New memory for every chunk is given back and taken anew, page by page, which takes as long as reading it.
     """
+    room = _room(before + size)
     if isinstance(file, Url):
-        return memoryview(read_range(file, offset, size))
-    room = _room(size)
-    return room[: _with_file(file, lambda descriptor, total: os.preadv(descriptor, [room], offset))]
+        data = read_range(file, offset, size)
+        room[before : before + len(data)] = data
+        return room[: before + len(data)]
+    body = room[before:]
+    return room[: before + _with_file(file, lambda descriptor, total: os.preadv(descriptor, [body], offset))]
 
 
 def _room(size: int) -> memoryview:

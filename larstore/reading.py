@@ -12,18 +12,19 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from larstore.codecs import CorruptError
+from larstore.codecs import CorruptError, alone, check_packed, join, room_to_join
 from larstore.cores import cores
 from larstore.errors import DamageError, StoreError, UnreadableError
 from larstore.locations import READABLE, READERS, Place, Url, is_lost, read_briefly, read_range
-from larstore.shards import MISSING, Array, Layout, decode_chunk, decode_index
+from larstore.shards import MISSING, Array, Layout, decode_chunk, decode_index, decode_joined
 
 CACHED_CHUNKS = 16  # decoded chunks kept per array: neighbouring small images share them
 CACHED_INDICES = 4096
+MOST_HELD = 1 << 23  # bytes of an array that are held for the rest of its last chunk
 MOST_THREADS = 8
 CHECKED_BYTES = 1 << 26  # memory for more is only taken once it is clear that the rows are there
 RUN_CHUNKS = 8  # the most chunks that a thread reads from a file at once
-RUNS_A_THREAD = 2  # where there are fewer chunks than that
+EFFORT = {"zstd": 2.5, "zlib": 6}  # time that a byte takes to read, check and decode, beside lz4
 
 B = TypeVar("B", bytes, memoryview)
 
@@ -48,6 +49,7 @@ class UnreadableShardError(_ShardError, UnreadableError):
     """A shard of which nobody can tell what it holds."""
 
 
+_thread = threading.local()
 _pool_lock = threading.Lock()
 _pools: dict[int, tuple[int, ThreadPoolExecutor]] = {}
 
@@ -78,12 +80,15 @@ def read_together(
     numbers = [piece.missing() for piece in pieces]
     # At a URL, threads wait for answers and not for cores.
     threads = READERS if any(isinstance(reader.root, Url) for reader in readers) else n_threads()
-    # So few chunks at a time that all threads end together, and no fewer: a thread that opens a file or asks for
-    # Python's lock waits for the others. A server's answers may take longer or shorter.
-    shares = n_threads() * (RUNS_A_THREAD if threads == n_threads() else 2 * RUNS_A_THREAD)
-    length = max(1, min(RUN_CHUNKS, -(-sum(map(len, numbers)) // shares)))
-    runs = [(piece, run) for piece, chunks in zip(pieces, numbers, strict=True) for run in piece.runs(chunks, length)]
-    runs.sort(key=lambda task: len(task[1]) * task[0].reader.layout.chunk_bytes)  # the largest ones are taken first
+    # No run longer than a thread's share, that all may end together, and no more runs than that takes: a thread that
+    # opens a file or asks for Python's lock waits for the others.
+    share = sum(len(chunks) * reader.effort for reader, chunks in zip(readers, numbers, strict=True)) / threads
+    runs = [
+        (piece, run)
+        for piece, chunks in zip(pieces, numbers, strict=True)
+        for run in piece.runs(chunks, max(1, min(RUN_CHUNKS, int(share / piece.reader.effort))))
+    ]
+    runs.sort(key=lambda task: len(task[1]) * task[0].reader.effort)  # what takes longest is taken first
 
     def work() -> None:
         try:
@@ -96,13 +101,16 @@ def read_together(
         finally:
             runs.clear()  # after an error nobody needs the rest
 
-    if len(runs) <= (2 if threads == n_threads() else 1):
+    # A task a thread, not a run: handing one over takes as long as decoding a chunk. This thread works too: whoever
+    # waits has to be woken.
+    few = len(runs) <= (2 if threads == n_threads() else 1)
+    others = [] if few else [pool(threads).submit(work) for _ in range(min(threads, len(runs)) - 1)]
+    with alone():
         work()
-    else:
-        # A task a thread, not a run: handing one over takes as long as decoding a chunk.
-        for task in [pool(threads).submit(work) for _ in range(min(threads, len(runs)))]:
+    for task in others:
+        if not task.cancel():  # nothing was left for it
             task.result()
-    return [piece.values for piece in pieces]
+    return [piece.result() for piece in pieces]
 
 
 class ShardReader:
@@ -118,8 +126,11 @@ class ShardReader:
         self._owners = owners
         self._indices: OrderedDict[int, npt.NDArray[np.uint64]] = OrderedDict()
         self._chunks: OrderedDict[int, Array] = OrderedDict()
+        self._next: tuple[int, int, Array] | None = None
         self._lock = threading.Lock()
         self._index_lock = threading.Lock()
+        self._files: dict[int, Place] = {}
+        self.effort = layout.chunk_bytes * EFFORT.get(layout.cname, 1)
 
     def read(self, start: int, stop: int) -> Array:
         """Rows [start, stop) as an array (rows, *width)."""
@@ -132,14 +143,14 @@ class ShardReader:
         if start < 0 or stop > layout.rows:
             raise self.damage(start, stop, f"rows {start}:{stop} lie outside the array's {layout.rows}")
         shape = (max(stop - start, 0), *layout.width)
-        if out is not None:
-            if out.shape != shape:
-                raise ValueError(f"{layout.path}: rows {start}:{stop} have shape {shape}, their room {out.shape}")
-            return _Piece(self, start, stop, out)
-        if shape[0] * layout.row_bytes > CHECKED_BYTES:
+        if out is not None and out.shape != shape:
+            raise ValueError(f"{layout.path}: rows {start}:{stop} have shape {shape}, their room {out.shape}")
+        if (stop - start) * layout.row_bytes > CHECKED_BYTES:
             self.expect(start, stop)
+        numbers = range(start // layout.chunk_rows, -(-stop // layout.chunk_rows) if stop > start else 0)
         try:
-            return _Piece(self, start, stop, np.empty(shape, dtype=layout.dtype))
+            whole = np.empty((len(numbers) * layout.chunk_rows, *layout.width), dtype=layout.dtype)
+            return _Piece(self, start, max(start, stop), numbers, whole, out)
         except MemoryError as error:
             what = f"{self.root}: array {layout.path}, rows {start}:{stop} do not fit the memory"
             raise StoreError(f"{what}. Fix: read fewer images at once") from error
@@ -155,19 +166,30 @@ class ShardReader:
             if len(gaps):
                 raise self.damage(start, stop, f"chunk {low + int(gaps[0])} of shard {shard} is missing", shard)
 
-    def cached(self, number: int) -> Array | None:
-        """A decoded chunk that was kept."""
+    def kept(self, numbers: range, start: int) -> dict[int, Array]:
+        """Those of these chunks that were kept, for rows from ``start`` on."""
+        found = {}
         with self._lock:
-            if number in self._chunks:
-                self._chunks.move_to_end(number)
-            return self._chunks.get(number)
+            if self._next is not None and self._next[0] in numbers and self._next[1] <= start:
+                found[self._next[0]] = self._next[2]
+            if self._chunks:
+                for number in numbers:
+                    if number in self._chunks:
+                        self._chunks.move_to_end(number)
+                        found[number] = self._chunks[number]
+        return found
 
     def keep(self, number: int, chunk: Array) -> None:
-        """Keep a decoded chunk for its other rows."""
+        """Keep a decoded chunk, which nobody else holds, for its other rows."""
         with self._lock:
             self._chunks[number] = chunk
             while len(self._chunks) > CACHED_CHUNKS:
                 self._chunks.popitem(last=False)
+
+    def keep_rest(self, number: int, start: int, chunk: Array) -> None:
+        """Keep the rows from ``start`` on of a chunk whose others were given away: the next image begins there."""
+        with self._lock:
+            self._next = (number, start, chunk)
 
     def index(self, shard: int, start: int, stop: int) -> npt.NDArray[np.uint64]:
         """A shard's (chunks, 2) offsets and sizes; ``start`` and ``stop`` are the rows that are asked for."""
@@ -190,20 +212,22 @@ class ShardReader:
                     self._indices.popitem(last=False)
             return index
 
-    def bytes(self, shard: int, offset: int, size: int, start: int, stop: int) -> memoryview:
-        """Bytes of a shard's file, fewer where it ends; they hold until this thread asks for others."""
-        return self._asked(shard, start, stop, lambda file: read_briefly(file, offset, size))
+    def bytes(self, shard: int, offset: int, size: int, before: int, start: int, stop: int) -> memoryview:
+        """Bytes of a shard's file after ``before`` others, fewer where it ends; see ``read_briefly``."""
+        return self._asked(shard, start, stop, lambda file: read_briefly(file, offset, size, before))
 
     def _asked(self, shard: int, start: int, stop: int, read: Callable[[Place], B]) -> B:
+        file = self._files.get(shard)
+        if file is None:
+            file = self._files[shard] = self.root / self.layout.file(shard)
         try:
-            return read(self.root / self.layout.file(shard))
+            return read(file)
         except FileNotFoundError as error:
             raise self.damage(start, stop, f"shard {shard} is missing", shard) from error
         except OSError as error:
             what = f"shard {shard} cannot be read ({error.strerror or type(error).__name__})"
             if is_lost(error):
                 raise self.damage(start, stop, what, shard) from error
-            file = self.root / self.layout.file(shard)
             whole = f"{file}: array {self.layout.path}, {what}"
             raise UnreadableShardError(whole, self._owners(start, stop), READABLE) from error
 
@@ -216,83 +240,122 @@ class ShardReader:
 
 @dataclass
 class _Piece:
-    """Rows [start, stop) of an array while they are read to ``values``."""
+    """Rows [start, stop) of an array while they are read: ``whole`` has room for all rows of the chunks ``numbers``.
+
+    ``out``: where the rows go in the end, of any type that holds them; None = they stay in ``whole``.
+    """
 
     reader: ShardReader
     start: int
     stop: int
-    values: Array
+    numbers: range
+    whole: Array
+    out: Array | None = None
 
     @property
-    def takes_chunks(self) -> bool:
-        """Whether chunks can be decoded into ``values``: column by column, or because they lie there as in a chunk."""
-        layout = self.reader.layout
-        return layout.transposed or (self.values.dtype == layout.dtype and self.values.flags.c_contiguous)
+    def values(self) -> Array:
+        """The rows that are asked for, where they are read to."""
+        first = self.numbers.start * self.reader.layout.chunk_rows
+        return self.whole[self.start - first : self.stop - first]
+
+    @property
+    def small(self) -> bool:
+        """Whether most of the chunks is not asked for."""
+        return 2 * (self.stop - self.start) < len(self.whole)
+
+    def result(self) -> Array:
+        """The rows, which hold little memory besides their own."""
+        if self.out is not None:
+            return self.out
+        return self.values.copy() if self.small else self.values
 
     def missing(self) -> list[int]:
         """Fill in the chunks that were kept; the numbers of all others."""
-        rows = self.reader.layout.chunk_rows
-        numbers = range(self.start // rows, -(-self.stop // rows)) if self.stop > self.start else range(0)
-        return [number for number in numbers if not self._fill_cached(number)]
-
-    def _fill_cached(self, number: int) -> bool:
-        chunk = self.reader.cached(number)
-        if chunk is not None:
-            self._copy(number, chunk)
-        return chunk is not None
-
-    def _copy(self, number: int, chunk: Array) -> None:
-        first = number * len(chunk)
-        low, high = max(self.start, first), min(self.stop, first + len(chunk))
-        self.values[low - self.start : high - self.start] = chunk[low - first : high - first]
+        kept = self.reader.kept(self.numbers, self.start)
+        for number, chunk in kept.items():
+            first = number * len(chunk)
+            low, high = max(self.start, first), min(self.stop, first + len(chunk))
+            room = self.values if self.out is None else self.out
+            room[low - self.start : high - self.start] = chunk[low - first : high - first]
+        return [number for number in self.numbers if number not in kept]
 
     def runs(self, numbers: list[int], length: int) -> Iterator[list[int]]:
         """Up to ``length`` chunks that follow each other in one shard."""
-        run: list[int] = []
-        for number in numbers:
-            if run and (number != run[-1] + 1 or len(run) == length or number % self.reader.layout.chunks == 0):
-                yield run
-                run = []
-            run.append(number)
-        if run:
-            yield run
+        chunks, at = self.reader.layout.chunks, 0
+        while at < len(numbers):
+            end, first = min(at + length, len(numbers)), numbers[at]
+            while numbers[end - 1] - first > end - 1 - at or numbers[end - 1] // chunks > first // chunks:
+                end -= 1
+            yield numbers[at:end]
+            at = end
 
     def fill(self, run: list[int]) -> None:
         """Read and decode chunks of one shard."""
         layout, start, stop = self.reader.layout, self.start, self.stop
         shard, first = divmod(run[0], layout.chunks)
         entries = self.reader.index(shard, start, stop)[first : first + len(run)].tolist()
-        for inner, (offset, _) in enumerate(entries, first):
+        before = room_to_join(len(run))
+        places: list[tuple[int, int]] = []
+        begin = end = entries[0][0]
+        for inner, (offset, size) in enumerate(entries, first):
             if offset == MISSING:  # a shard is never rewritten, so this is what was (not) stored
                 raise self.reader.damage(start, stop, f"chunk {inner} of shard {shard} is missing", shard)
-        begin, end = entries[0][0], entries[0][0]
-        for offset, size in entries:
             if offset != end:  # not as we write them; one at a time then
                 for number in run:
                     self.fill([number])
                 return
+            places.append((before + offset - begin, size))
             end = offset + size
-        blob = self.reader.bytes(shard, begin, end - begin, start, stop)
-        if len(blob) < end - begin:
+        memory = self.reader.bytes(shard, begin, end - begin, before, start, stop)
+        if len(memory) < before + end - begin:
             raise self.reader.damage(start, stop, f"shard {shard}: its index points outside the file", shard)
-        for number, (offset, size) in zip(run, entries, strict=True):
-            self._decode(number, blob[offset - begin : offset - begin + size])
+        self._decode(run, memory, places)
 
-    def _decode(self, number: int, blob: memoryview) -> None:
-        layout, start, stop = self.reader.layout, self.start, self.stop
-        at = number * layout.chunk_rows - start
-        whole = at >= 0 and at + layout.chunk_rows <= len(self.values)
-        direct = whole and self.takes_chunks
-        if direct:
-            chunk = self.values[at : at + layout.chunk_rows]
-        else:
-            chunk = np.empty((layout.chunk_rows, *layout.width), dtype=layout.dtype)
+    def _decode(self, run: list[int], memory: memoryview, places: list[tuple[int, int]]) -> None:
+        layout, rows = self.reader.layout, self.reader.layout.chunk_rows
+        first = (run[0] - self.numbers.start) * rows
+        out = self.whole[first : first + len(run) * rows]
+        at = 0
         try:
-            decode_chunk(layout, blob, chunk)
+            for at in range(len(places)):
+                check_packed(memory, *places[at], layout.chunk_bytes)
+            joined = join(memory, places, layout.chunk_bytes)
+            if joined is None or not _decoded(layout, joined, out):
+                for at in range(len(places)):
+                    begin, size = places[at]
+                    decode_chunk(layout, memory[begin : begin + size], out[at * rows : (at + 1) * rows])
         except CorruptError as error:
-            shard, inner = divmod(number, layout.chunks)
-            raise self.reader.damage(start, stop, f"chunk {inner} of shard {shard}: {error}", shard) from error
-        if not whole:  # shared with a neighbour
-            self.reader.keep(number, chunk)
-        if not direct:
-            self._copy(number, chunk)
+            shard, inner = divmod(run[at], layout.chunks)
+            what = f"chunk {inner} of shard {shard}: {error}"
+            raise self.reader.damage(self.start, self.stop, what, shard) from error
+        if self.out is not None:
+            low, high = max(self.start, run[0] * rows), min(self.stop, (run[-1] + 1) * rows)
+            self.out[low - self.start : high - self.start] = out[low - run[0] * rows : high - run[0] * rows]
+        self._keep(run, out)
+
+    def _keep(self, run: list[int], out: Array) -> None:
+        """Keep the chunks that are shared with a neighbour: of a large image the last one, where that takes no copy."""
+        rows = self.reader.layout.chunk_rows
+        if self.small:
+            for number in run:
+                if number * rows < self.start or self.stop < (number + 1) * rows:
+                    self.reader.keep(number, out[(number - run[0]) * rows :][:rows])
+        elif self.stop < (run[-1] + 1) * rows and self.whole.nbytes <= MOST_HELD:
+            self.reader.keep_rest(run[-1], self.stop, out[-rows:])
+
+
+def _decoded(layout: Layout, joined: memoryview, out: Array) -> bool:
+    """Whether all chunks that are joined could be decoded; else each by itself tells which one cannot."""
+    try:
+        decode_joined(layout, joined, out, _room(out.nbytes))
+    except CorruptError:
+        return False
+    return True
+
+
+def _room(size: int) -> Array:
+    """Memory of this thread, uint8, which is kept for the next time."""
+    held: Array = getattr(_thread, "room", np.empty(0, np.uint8))
+    if len(held) < size:
+        held = _thread.room = np.empty(size, np.uint8)
+    return held[:size]

@@ -120,7 +120,7 @@ class Selection:
         paths = ["voxels/coords", "voxels/charge", "voxels/live", "voxels/truth"]
         columns = self.store.index_columns
         self._load(paths, "voxel", numbers, loaded, prediction)
-        if (columns.column("truth_start")[numbers] >= 0).any():
+        if max(columns.column("truth_start")[numbers].tolist(), default=-1) >= 0:
             self._load(["truth/coords", "truth/value"], "truth", numbers, loaded, None)
         for name in self.store.root.truth_columns:
             has = np.flatnonzero(columns.column("truth_columns")[numbers] & truth_bits([name]))
@@ -136,22 +136,19 @@ class Selection:
         prediction: str | None,
     ) -> None:
         """Read each run of images that touch in the store at once and give every image its part."""
-        start, count = self.store.index_columns.places(kind, numbers)
-        count = count.astype(np.int64)
-        order = np.argsort(start, kind="stable")
-        order = order[start[order] >= 0]
-        if len(order) == 0:
-            return
-        ends = (start + count)[order]
-        breaks = (np.flatnonzero(start[order][1:] != ends[:-1]) + 1).tolist()
+        starts, counts = (column.tolist() for column in self.store.index_columns.places(kind, numbers))
+        order = sorted((start, i) for i, start in enumerate(starts) if start >= 0)
+        breaks = [n for n, ((a, i), (b, _)) in enumerate(pairwise(order), 1) if b != a + counts[i]]
         for first, last in pairwise([0, *breaks, len(order)]):
             run = order[first:last]
-            low, high = int(start[run[0]]), int((start[run] + count[run]).max())
+            if not run:
+                return
+            low, high = run[0][0], max(start + counts[i] for start, i in run)
             arrays = self.store.read_arrays(paths, low, high)
             if prediction is not None:
                 arrays[f"predictions/{prediction}/score"] = self.store.read_scores(prediction, low, high)
-            for i in run:
-                part = slice(int(start[i]) - low, int(start[i] + count[i]) - low)
+            for start, i in run:
+                part = slice(start - low, start + counts[i] - low)
                 loaded[i].update({path: values[part] for path, values in arrays.items()})
 
     def to_xarray(self) -> "xarray.Dataset":

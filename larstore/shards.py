@@ -2,17 +2,27 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from larstore.codecs import PACKED_EXTRA, CorruptError, checksum, pack, split_checksum, unpack_into
+from larstore.codecs import (
+    PACKED_EXTRA,
+    CorruptError,
+    checksum,
+    pack,
+    split_checksum,
+    unpack_into,
+    unpack_joined,
+)
 from larstore.errors import DamageError
 from larstore.root_checks import MOST_CHUNK_ROWS, MOST_CHUNKS, MOST_PLANES, MOST_ROWS, Document, whole
 
 MISSING = 2**64 - 1  # offset and size of a chunk that a shard does not hold
 MOST_BYTES = 1 << 48  # of a shard
+MOST_BLOCK = 1 << 30  # bytes of blosc's block
 
 Array = npt.NDArray[Any]
 
@@ -33,23 +43,24 @@ class Layout:
     cname: str
     clevel: int
     shuffle: str
+    blocksize: int = 0  # of blosc's, 0: as it thinks best
 
-    @property
+    @cached_property
     def chunks(self) -> int:
         """Chunks in a shard."""
         return self.shard_rows // self.chunk_rows
 
-    @property
+    @cached_property
     def chunk_bytes(self) -> int:
         """Size of a decoded chunk."""
         return self.chunk_rows * self.row_bytes
 
-    @property
+    @cached_property
     def row_bytes(self) -> int:
         """Size of a row."""
         return math.prod(self.width) * self.dtype.itemsize
 
-    @property
+    @cached_property
     def index_bytes(self) -> int:
         """Size of a shard's index with its checksum."""
         return 16 * self.chunks + 4
@@ -93,6 +104,7 @@ def parse_layout(path: str, document: Document) -> Layout:
             cname=settings["cname"],
             clevel=settings["clevel"],
             shuffle=settings["shuffle"],
+            blocksize=settings.get("blocksize", 0),
         )
         _check_sizes(layout)
         place = configuration["index_location"]
@@ -111,6 +123,7 @@ def _check_sizes(layout: Layout) -> None:
     whole(layout.rows, 0, MOST_ROWS, "rows")
     whole(layout.chunk_rows, 1, MOST_CHUNK_ROWS, "chunk_rows")
     whole(layout.shard_rows, layout.chunk_rows, layout.chunk_rows * MOST_CHUNKS, "shard_rows")
+    whole(layout.blocksize, 0, MOST_BLOCK, "blocksize")
     if layout.dtype.kind not in "biuf" or len(layout.width) > 1 or layout.transposed > len(layout.width):
         raise ValueError(f"type {layout.dtype}, {len(layout.width) + 1} dimensions")
     for width in layout.width:
@@ -129,7 +142,7 @@ def encode_shard(layout: Layout, values: Array) -> bytes:
         rows = values[start : start + layout.chunk_rows]
         chunk[: len(rows)] = rows
         ordered = np.ascontiguousarray(chunk.T if layout.transposed else chunk)
-        blob = pack(ordered, layout.typesize, layout.cname, layout.clevel, layout.shuffle)
+        blob = pack(ordered, layout.typesize, layout.cname, layout.clevel, layout.shuffle, layout.blocksize)
         index[number] = offset, len(blob)
         parts.append(blob)
         offset += len(blob)
@@ -142,10 +155,26 @@ def decode_chunk(layout: Layout, blob: bytes | memoryview, out: Array) -> None:
     if not layout.transposed:
         unpack_into(blob, out)
         return
-    columns = np.empty((layout.width[0], layout.chunk_rows), dtype=layout.dtype)
+    columns = np.empty((1, layout.width[0], layout.chunk_rows), dtype=layout.dtype)
     unpack_into(blob, columns)
-    for number, column in enumerate(columns):  # one at a time: numpy is 7 times slower with all at once
-        out[:, number] = column
+    _turn(layout, columns, out)
+
+
+def _turn(layout: Layout, columns: Array, out: Array) -> None:
+    """Columns of some chunks, (chunks, width, chunk_rows), to their rows."""
+    rows = out.reshape(len(columns), layout.chunk_rows, layout.width[0])
+    for number in range(layout.width[0]):  # one at a time: numpy is 7 times slower with all at once
+        rows[:, :, number] = columns[:, number]
+
+
+def decode_joined(layout: Layout, body: memoryview, out: Array, room: Array) -> None:
+    """``decode_chunk`` of several chunks that are checked and joined; ``room``: uint8, of as many bytes as ``out``."""
+    if layout.transposed:
+        columns = room.view(layout.dtype).reshape(-1, layout.width[0], layout.chunk_rows)
+        unpack_joined(body, columns)
+        _turn(layout, columns, out)
+    else:
+        unpack_joined(body, out)
 
 
 def decode_index(layout: Layout, table: bytes, body_bytes: int = MOST_BYTES) -> npt.NDArray[np.uint64]:

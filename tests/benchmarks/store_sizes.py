@@ -51,7 +51,8 @@ def measure(spec: ArraySpec, values: np.ndarray) -> tuple[int, float, float]:
     """Bytes of all chunks, seconds to encode them, and to decode them with one thread."""
     chunks = [values[start : start + CHUNK_ROWS] for start in range(0, len(values), CHUNK_ROWS)]
     ordered = [np.ascontiguousarray(chunk.T if spec.transposed else chunk) for chunk in chunks]
-    settings = (values.itemsize, spec.cname, spec.clevel, spec.shuffle)
+    block = CHUNK_ROWS * values[:1].nbytes  # one a chunk, as a store has them
+    settings = (values.itemsize, spec.cname, spec.clevel, spec.shuffle, block)
     start = time.perf_counter()
     blobs = [pack(chunk, *settings) for chunk in ordered]
     encoding = time.perf_counter() - start

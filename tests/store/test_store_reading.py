@@ -1,6 +1,7 @@
 """Rows of several arrays read at once, in threads and in runs of chunks, beside what plain zarr reads."""
 
 import shutil
+import threading
 
 import crc32c
 import numpy as np
@@ -8,13 +9,26 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numcodecs import blosc
 
 import larstore
 from larstore import reading
-from larstore.codecs import MOST_LOCKED, checksum
+from larstore.codecs import (
+    MOST_LOCKED,
+    CorruptError,
+    alone,
+    check_packed,
+    checksum,
+    join,
+    pack,
+    room_to_join,
+    unpack_joined,
+)
 from larstore.errors import DamageError
+from larstore.format import COORDS, sharded_document
+from larstore.root import read_root
 from larstore.shards import MISSING, decode_index
-from larstore.testing import make_store
+from larstore.testing import add_images, make_image, make_store
 
 ARRAYS = ("voxels/coords", "voxels/charge", "voxels/live", "voxels/truth")
 ROWS = 6 * 700
@@ -126,3 +140,131 @@ def test_a_checksum_is_the_same_with_and_without_pythons_lock(size):
 
 def test_the_checksum_is_that_of_the_standard():
     assert checksum(b"123456789") == (0xE3069283).to_bytes(4, "little")
+
+
+CODECS = [("zstd", "shuffle"), ("lz4hc", "shuffle"), ("lz4", "bitshuffle"), ("lz4hc", "noshuffle"), ("zlib", "shuffle")]
+
+
+def chunks_in_memory(parts, cname, shuffle, block=0):
+    """Encoded chunks one after the other behind the room that joining them takes, and where each lies."""
+    memory, places = bytearray(room_to_join(len(parts))), []
+    for part in parts:
+        blob = pack(part, part.itemsize, cname, 3, shuffle, block or part.nbytes)
+        places.append((len(memory), len(blob)))
+        memory += blob
+    for start, size in places:
+        check_packed(memoryview(memory), start, size, parts[0].nbytes)
+    return memoryview(memory), places
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+@pytest.mark.parametrize(("cname", "shuffle"), CODECS)
+def test_joined_chunks_unpack_as_one(cname, shuffle, n):
+    rng = np.random.default_rng(n)
+    parts = [np.sort(rng.integers(0, 300, 4096).astype(np.uint16)) for _ in range(n)]
+    memory, places = chunks_in_memory(parts, cname, shuffle)
+    joined, out = join(memory, places, parts[0].nbytes), np.empty((n, 4096), np.uint16)
+    unpack_joined(joined, out)
+    assert np.array_equal(out, parts)
+    for start, size in places:  # they are as they were
+        check_packed(memory, start, size, parts[0].nbytes)
+
+
+def test_chunks_that_cannot_be_joined():
+    parts = [np.repeat(np.arange(64, dtype=np.float32), 256) for _ in range(3)]
+    noise = np.random.default_rng(0).integers(0, 2**32, 64 * 256, dtype=np.uint32).view(np.float32)
+    n_bytes = noise.nbytes
+    assert join(*chunks_in_memory(parts, "zstd", "shuffle"), n_bytes) is not None
+    assert join(*chunks_in_memory(parts, "zstd", "shuffle", n_bytes // 2), n_bytes) is None  # two blocks each
+    assert join(*chunks_in_memory([*parts, noise], "zstd", "shuffle"), n_bytes) is None  # one is stored as it is
+    memory, places = chunks_in_memory(parts, "zstd", "shuffle")
+    memory[places[1][0] + 3] = 2  # another typesize
+    assert join(memory, places, n_bytes) is None
+    memory, places = chunks_in_memory(parts, "zstd", "shuffle")
+    for inside in (0, 19, places[2][1] - 4, 2**31):  # a block outside its chunk
+        memory[places[2][0] + 16 : places[2][0] + 20] = inside.to_bytes(4, "little")
+        assert join(memory, places, n_bytes) is None
+
+
+def test_of_joined_chunks_the_damaged_one_is_named(path, tmp_path):
+    """One that has the right checksum and does not unpack, as a faulty writer would make it."""
+    copy = tmp_path / "d.zarr"
+    shutil.copytree(path, copy)
+    layout = larstore.open(copy).reader("voxels/coords").layout
+    file = copy / layout.file(0)
+    data = bytearray(file.read_bytes())
+    offset, size = decode_index(layout, bytes(data[-layout.index_bytes :]))[3].tolist()
+    body = data[offset : offset + size - 4]
+    body[24:] = bytes(len(body) - 24)
+    data[offset : offset + size] = body + checksum(bytes(body))
+    file.write_bytes(data)
+    store = larstore.open(copy)
+    with pytest.raises(DamageError, match="array voxels/coords, chunk 3 of shard 0: does not decompress"):
+        store.read_rows("voxels/coords", 0, 512)
+    assert len(store.read_rows("voxels/coords", 256, 512)) == 256
+
+
+def test_a_chunk_of_new_stores_has_one_block(path):
+    for name in ("voxels/coords", "voxels/charge", "voxels/truth", "truth/coords"):
+        layout = larstore.open(path).reader(name).layout
+        assert layout.blocksize == layout.chunk_bytes
+        assert zarr.open_group(path, mode="r")[name].shape[0] == layout.rows
+    document = sharded_document(COORDS, 3, 16_384, 16_384)
+    for wrong in (-1, 2**40, "1", None, 1.5):
+        document["codecs"][0]["configuration"]["codecs"][2]["configuration"]["blocksize"] = wrong
+        with pytest.raises(ValueError, match="blocksize"):
+            reading.ShardReader(path, larstore.shards.parse_layout("x", document), lambda a, b: "")
+
+
+def test_a_store_with_blocks_as_blosc_thinks_best_grows(tmp_path):
+    """What earlier versions wrote."""
+    path = make_store(tmp_path / "old.zarr", n_files=1, n_events=1, n_voxels=700, shard_rows=960, chunk_rows=64)
+    root = read_root(path)
+    for name in root.nodes:
+        if name.startswith(("voxels/", "truth/")):
+            root.nodes[name]["codecs"][0]["configuration"]["codecs"][-2]["configuration"]["blocksize"] = 0
+    (path / "zarr.json").write_bytes(root.sealed())
+    image = make_image(7, 0, 1, 900)
+    add_images(path, [image])
+    found = larstore.open(path).image(7, 0, 1)
+    assert np.array_equal(found.charge, image.charge)
+    assert larstore.open(path).reader("voxels/charge").layout.blocksize == 0
+
+
+def test_what_a_user_does_to_an_array_is_not_read_again(path):
+    """The rest of a large image's last chunk is kept, where the next one begins; the image's own rows are not."""
+    store, plain = larstore.open(path), zarr.open_group(path, mode="r")["voxels/charge"]
+    for start, stop in ((0, 1000), (1000, 2030), (2000, 3000), (990, 1010), (1020, 1030), (1000, 2030)):
+        for _ in range(2):
+            found = store.read_rows("voxels/charge", start, stop)
+            assert np.array_equal(found, plain[start:stop])
+            found[:] = -1
+
+
+def test_the_rest_of_the_last_chunk_is_decoded_once(path, monkeypatch):
+    taken = []
+    fill = reading._Piece.fill
+    monkeypatch.setattr(reading._Piece, "fill", lambda piece, run: taken.extend(run) or fill(piece, run))
+    store = larstore.open(path)
+    for start, stop in ((0, 1000), (1000, 2000), (2000, 2010)):
+        store.read_rows("voxels/live", start, stop)
+    assert sorted(taken) == list(range(-(-2000 // 64)))
+
+
+def test_a_few_rows_hold_few_bytes(path):
+    found = larstore.open(path).read_rows("voxels/charge", 100, 110)
+    assert (found if found.base is None else found.base).nbytes == found.nbytes
+
+
+def test_numcodecs_is_as_it_was_afterwards():
+    before, seen = blosc.use_threads, []
+    with alone():
+        assert blosc.use_threads is False
+        thread = threading.Thread(target=lambda: seen.append(blosc._get_use_threads()))
+        thread.start()
+        thread.join()
+    assert blosc.use_threads is before
+    assert seen == [False]
+    with pytest.raises(CorruptError), alone():
+        raise CorruptError
+    assert blosc.use_threads is before
