@@ -19,7 +19,7 @@ from train.module import ImageModule
 from train.probing import Probe, make_probe, train_steps
 from train.runtime import compute_threads, log_to_stderr
 from train.samples import Batch
-from train.schema import BasicTrainer, Config, PlateauTrainer
+from train.schema import BasicTrainer, Config, PlateauTrainer, ScheduleTrainer
 from train.stream import ImageStream
 
 LAST = 0.05  # of the steps, whose median loss is the last one
@@ -81,7 +81,7 @@ def overfit(
     """
     if n_batches < 1 or n_steps < 10:
         raise ConfigError(f"overfit: {n_batches} batches, {n_steps} steps. Fix: a batch and 10 steps at least")
-    if isinstance(config.trainer, PlateauTrainer):
+    if isinstance(config.trainer, PlateauTrainer | ScheduleTrainer):
         config = config.model_copy(update={"trainer": BasicTrainer()})
     with (
         naming_file(config),
@@ -147,7 +147,7 @@ def _constant_loss(probe: Probe, batch: Batch) -> float:
 
     def value() -> torch.Tensor:
         constant = torch.where(scores, torch.sigmoid(free), free * size.clamp(min=1e-6))
-        result: torch.Tensor = loss(constant.expand(len(target), -1), target, weight)
+        result: torch.Tensor = loss(constant.expand(len(target), -1), target, weight, batch)
         return result
 
     def closure() -> torch.Tensor:

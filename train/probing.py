@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 
 from larstore.errors import ConfigError
 from train.config import with_inputs, with_planes
+from train.distributed import set_batch_norm
 from train.loaders import input_planes, make_loader
 from train.module import ImageModule
 from train.runtime import device_of, without_remarks
@@ -51,6 +52,7 @@ def make_probe(config: Config, n_steps: int, augmented: bool) -> Probe:
     torch.manual_seed(config.seed)
     module = ImageModule(config, n_steps)
     use_backend(module.model, config.train.backend, device_of(config), training=True)
+    set_batch_norm(module.model, config.train.batch_norm)
     if config.train.transfer is not None:
         taken = transfer(module.model, config, config.train.transfer).taken
         module.hold(freeze(module.model, config.train.transfer.freeze, taken))
@@ -69,6 +71,8 @@ def train_steps(probe: Probe, batches: Any, n_steps: int, callbacks: Sequence[Ca
             max_epochs=-1,
             max_steps=n_steps,
             gradient_clip_val=probe.config.train.gradient_clip,
+            gradient_clip_algorithm=probe.config.train.gradient_clip_algorithm,
+            accumulate_grad_batches=probe.config.train.accumulate,
             callbacks=list(callbacks),
             logger=False,
             enable_checkpointing=False,
