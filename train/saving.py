@@ -131,9 +131,7 @@ class SaveWithinEpochs(Callback):
         self.checkpoints.within_epoch(trainer, "validation" if trainer.is_last_batch else "batches")
         self.saved = time.monotonic()
         if signal:
-            self._stop(
-                trainer, signal, f"in epoch {trainer.current_epoch} after batch {batch['number']} (step {self.step})"
-            )
+            self._stop(trainer, signal, f"in epoch {trainer.current_epoch} after batch {batch['number']}")
 
     def on_validation_batch_end(
         self,
@@ -148,9 +146,7 @@ class SaveWithinEpochs(Callback):
         signal = self._agreed(trainer, False)
         if signal:
             self.checkpoints.within_epoch(trainer, "validation")
-            self._stop(
-                trainer, signal, f"in epoch {trainer.current_epoch} at its validation (step {trainer.global_step})"
-            )
+            self._stop(trainer, signal, f"in epoch {trainer.current_epoch} at its validation")
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Stop if a signal came while the epoch's end was written, unless the run ends here. Raises Stopped."""

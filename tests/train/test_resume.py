@@ -12,13 +12,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
+from typer.testing import CliRunner
 
+from larstore.cli import build_app
 from larstore.errors import ConfigError
 from train.checkpoint import load_checkpoint
-from train.config import make_config
+from train.config import make_config, with_inputs
 from train.fitting import fit
 from train.folder import RunFolder
 from train.module import ImageModule, TrainingError
+from train.unfinished import sums, take_sums
 
 
 class NoisyNet(torch.nn.Module):
@@ -352,3 +356,52 @@ def test_other_batches_in_the_middle_of_an_epoch_are_refused(store, tmp_path, mo
             fit(settings(store, tmp_path), progress=False)
     with pytest.raises(ConfigError, match="batch_size, max_voxels or seed changed since the checkpoint"):
         fit(settings(store, tmp_path, data={"batch_size": 3}), resume=True, progress=False)
+
+
+def test_command_line(store, tmp_path, monkeypatch):
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump(settings(store, tmp_path / "run", n_epochs=1).plain()))
+
+    def call(*arguments):
+        return CliRunner().invoke(build_app(), ["train", str(path), *arguments])
+
+    refused = call("--resume")
+    assert isinstance(refused.exception, ConfigError)
+    assert "--auto-resume, which begins the run then" in str(refused.exception)
+    with monkeypatch.context() as patch:
+        signals_at(patch, {2})
+        assert call("--auto-resume").exit_code == 143
+    with monkeypatch.context() as patch:
+        signals_at(patch, {1}, signal.SIGINT)
+        assert call("--auto-resume").exit_code == 130
+    done = call("--auto-resume")
+    assert done.exit_code == 0
+    assert "checkpoint_000.pth.tar" in done.stdout
+    assert call("--auto-resume", "--resume").exit_code == 2
+
+
+def test_sums_of_several_processes_are_taken_over_by_another_number(store, tmp_path):
+    def module():
+        torch.manual_seed(0)
+        return ImageModule(with_inputs(settings(store, tmp_path), 3), 1)
+
+    def batch(seed):
+        draw = torch.Generator().manual_seed(seed)
+        return torch.rand(50, 1, generator=draw), (torch.rand(50, 1, generator=draw) > 0.5).float(), torch.ones(50, 1)
+
+    one = module()
+    two = [module(), module()]
+    for seed in range(4):
+        one.metrics["train"].update(*batch(seed))
+        two[seed % 2].metrics["train"].update(*batch(seed))
+        for each in (one, *two):
+            each.losses["train"].append(seed / 3)
+    states = [sums(each) for each in two]
+    joined = module()
+    take_sums(joined, states, 0, 1)
+    assert joined.summary("train") == one.summary("train")
+    three = [module() for _ in range(3)]
+    for rank, each in enumerate(three):
+        take_sums(each, states, rank, 3)
+    assert [each.metrics["train"].metrics["acc"].update_count for each in three] == [2, 2, 0]
+    assert three[2].losses["train"] == [0, 1 / 3, 2 / 3, 1]
