@@ -5,6 +5,7 @@ python -m tests.benchmarks.bench_stream [--docs docs]
 
 import argparse
 import gc
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -37,7 +38,7 @@ from train.transforms import make_transforms
 CONFIG = Path(__file__).parents[2] / "configs" / "ghost3d.yaml"
 SMALL, LARGE = 500, 100_000  # voxels an image
 IMAGES_OF = {SMALL: 64, LARGE: 1}  # in a batch
-STEPS = 12  # of training
+STEPS = 8  # of training
 MEGABYTE = 1 << 20
 
 STORE = "the store's own epoch"
@@ -109,7 +110,7 @@ def rates(folder: Path, n_voxels: int, images: Sequence[ImageRecord]) -> tuple[l
             GZIP: exhaust(gzip.loader(size, workers, True)),
             PLAIN: exhaust(plain.loader(size, workers, False)),
         }
-        seconds = side_by_side(alternatives, rounds=7)
+        seconds = side_by_side(alternatives, rounds=5)
         del alternatives
         gc.collect()  # ends the workers
         for key, value in seconds.items():
@@ -188,10 +189,11 @@ def first_batch(folder: Path, store: Path, workers: int, method: str) -> float:
 
 def page(folder: Path) -> str:
     """The page, in markdown."""
-    units = simulated(folder / "inputs", n_files=1, n_events=40, muons=14.0)
+    units = simulated(folder / "inputs", n_files=1, n_events=24, muons=14.0)
+    shutil.rmtree(folder / "inputs")
     rows: list[list[str]] = []
     bars: list[Bar] = []
-    for n_voxels, most in ((SMALL, 8000), (LARGE, 60)):
+    for n_voxels, most in ((SMALL, 4000), (LARGE, 30)):
         found, more, store = rates(folder, n_voxels, images_of(units, n_voxels)[:most])
         rows += found
         bars += more
