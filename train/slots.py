@@ -12,6 +12,7 @@ from itertools import count
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from train.samples import Batch
@@ -22,18 +23,32 @@ _numbers: Iterator[int] = count()
 _opened: "weakref.WeakValueDictionary[int, Slots]" = weakref.WeakValueDictionary()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Parcel:
-    """A batch that lies in a slot: where its tensors are (name, dtype, shape, first byte), and all else of it."""
+    """A batch that lies in a slot: where its tensors are (name, dtype, shape, first byte), and all else of it.
+
+    On arrival it holds the slot, so that one that is never opened gives it back, too.
+    """
 
     slots: int
     slot: int
     tensors: list[tuple[str, str, tuple[int, ...], int]]
     rest: dict[str, Any]
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._room = _opened[self.slots].held(self.slot)
+
     def open(self) -> Batch:
         """The batch, without a copy. Its slot is used again when all of its tensors are gone."""
-        return _opened[self.slots].opened(self)
+        found: Batch = {}
+        for name, dtype, shape, first in self.tensors:
+            kind, size = getattr(torch, dtype), int(np.prod(shape))
+            if size:
+                found[name] = torch.frombuffer(self._room, dtype=kind, count=size, offset=first).reshape(shape)
+            else:
+                found[name] = torch.empty(shape, dtype=kind)
+        return found | self.rest
 
     def pin_memory(self) -> Batch:
         """What torch's thread asks for: a copy in pinned memory."""
@@ -71,19 +86,11 @@ class Slots:
         rest = {name: value for name, value in batch.items() if name not in tensors}
         return Parcel(self.number, slot, places, rest)
 
-    def opened(self, parcel: Parcel) -> Batch:
-        """The batch of a parcel, whose tensors lie in its slot."""
-        room = np.frombuffer(self.memory[parcel.slot].numpy(), np.uint8)  # the tensors hold it, and it tells their end
-        weakref.finalize(room, _free, self.taken, parcel.slot).atexit = False
-        found: Batch = {}
-        for name, dtype, shape, first in parcel.tensors:
-            kind = getattr(torch, dtype)
-            size = int(np.prod(shape))
-            if size:
-                found[name] = torch.frombuffer(room, dtype=kind, count=size, offset=first).reshape(shape)
-            else:
-                found[name] = torch.empty(shape, dtype=kind)
-        return found | parcel.rest
+    def held(self, slot: int) -> npt.NDArray[np.uint8]:
+        """A slot's memory; when this array and all that is made of it are gone, the slot is free."""
+        room = np.frombuffer(self.memory[slot].numpy(), np.uint8)
+        weakref.finalize(room, _free, self.taken, slot).atexit = False
+        return room
 
 
 def _free(taken: torch.Tensor, slot: int) -> None:

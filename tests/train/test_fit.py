@@ -343,3 +343,25 @@ def test_a_checkpoint_of_another_network(finished, store, tmp_path):
     torch.save({"state_dict": {}, "larstore": math.sqrt}, path)
     with pytest.raises(InputError, match=r"cannot be read as a checkpoint.*Fix: "):
         fit(settings(store, tmp_path), resume=True)
+
+
+def test_trains_with_every_choice_of_the_stream(store, tmp_path):
+    """Crops, flips, weights, all truth voxels, batches that are cropped to the budget and dropped."""
+    stream = {
+        "crop": [120, None, 60],
+        "flips": ["x", "y", "z"],
+        "weights": [1],
+        "epoch_images": 9,
+        "full_y": True,
+        "max_voxels": 140,
+        "over_budget": "crop",
+        "last": "drop",
+        "read_ahead_mb": 1,
+    }
+    config = settings(store, tmp_path, train__n_epochs=2)
+    config = make_config(config.plain() | {"data": config.plain()["data"] | stream})
+    rows = fit(config).summaries
+    assert len(rows) == 2
+    log = (tmp_path / "out_0.log").read_text()
+    assert "epoch 0: 9 images of more than max_voxels = 140 voxels are cropped" in log
+    assert "epoch 0: 4 images of more than max_voxels = 140 voxels are cropped" in log  # of the validation

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import larstore
@@ -32,6 +32,7 @@ def rows(sample):
     return {tuple(c): tuple(f) for c, f in zip(sample.coords.tolist(), sample.features.tolist(), strict=True)}
 
 
+@settings(deadline=None, max_examples=60)
 @given(SIDES, st.integers(0, 1000), st.integers(1, 60))
 def test_a_crop_is_a_box_of_its_size(size, seed, spread):
     sample = sample_of(seed=seed, spread=spread)
@@ -69,6 +70,7 @@ def test_every_voxel_can_be_in_a_crop():
     assert seen == rows(sample).keys()
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.integers(1, 90), st.integers(0, 1000))
 def test_a_budget_crop_is_a_box_of_as_many_voxels_as_fit(most, seed):
     sample = sample_of(seed=seed)

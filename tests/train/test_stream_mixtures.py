@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import larstore
@@ -35,6 +35,7 @@ def test_shares_are_whole_and_nearly_exact(weights, n):
     assert all(share <= max(1, value + 1) for share, value in zip(found, exact, strict=True))
 
 
+@settings(deadline=None, max_examples=50)
 @given(sizes, st.data())
 def test_a_source_repeats_an_image_only_after_all_its_others(n_images, data):
     weights = data.draw(st.lists(st.floats(0.1, 10), min_size=len(n_images), max_size=len(n_images)))
@@ -59,6 +60,7 @@ def test_a_source_repeats_an_image_only_after_all_its_others(n_images, data):
             assert len({position for position, _ in whole}) == size
 
 
+@settings(deadline=None, max_examples=50)
 @given(sizes, st.integers(0, 3), st.integers(0, 3))
 def test_without_weights_every_image_comes_once_and_sources_are_mixed(n_images, seed, epoch):
     plan = planner(n_images, None, None, seed)(epoch)
