@@ -237,14 +237,21 @@ class CheckpointConfig(Section):
     steps: int | None = Field(default=None, ge=1)  # of the optimiser
 
 
-class BestConfig(Section):
-    """The value of an epoch's summary by which its checkpoint is the best one: of validation, or ``train_…``."""
+class JudgedBy(Section):
+    """A value of an epoch's summary: of the validation, or ``train_…``."""
 
-    metric: str = "loss"  # of validation, or train_… of training
+    metric: str  # its column, of the validation unless it begins with train_
     mode: Literal["min", "max"] | None = None  # None = as the metric's nature is
 
 
-class EarlyStoppingConfig(BestConfig):
+class BestConfig(Section):
+    """By which value of its summary an epoch's checkpoint is the best one."""
+
+    metric: str | None = None  # None = the validation's loss, where there is a validation
+    mode: Literal["min", "max"] | None = None  # None = as the metric is meant
+
+
+class EarlyStoppingConfig(JudgedBy):
     """End the run when the value has not got better by more than ``min_delta`` for ``patience`` epochs."""
 
     patience: int = Field(default=10, ge=1)  # epochs

@@ -10,7 +10,7 @@ from torchmetrics import Metric
 
 from larstore.errors import ConfigError
 from train.metrics import make_metric
-from train.schema import BestConfig, Config, EarlyStoppingConfig
+from train.schema import Config, EarlyStoppingConfig, JudgedBy
 
 Mode = Literal["min", "max"]
 
@@ -20,7 +20,7 @@ def column_of(metric: str) -> str:
     return metric if metric.startswith(("train_", "valid_")) else f"valid_{metric}"
 
 
-def mode_of(section: BestConfig, config: Config, key: str) -> Mode:
+def mode_of(section: JudgedBy, config: Config, key: str) -> Mode:
     """Whether less or more is better. Raises ConfigError where neither the configuration nor the metric says."""
     if section.mode is not None:
         return section.mode
@@ -33,7 +33,7 @@ def mode_of(section: BestConfig, config: Config, key: str) -> Mode:
     return "max" if higher else "min"
 
 
-def check_metric(section: BestConfig, config: Config, key: str) -> None:
+def check_metric(section: JudgedBy, config: Config, key: str) -> None:
     """Refuse (ConfigError) a metric that no summary will have."""
     part, _, name = column_of(section.metric).partition("_")
     if part == "valid" and not config.data.sources("inference"):
@@ -85,9 +85,10 @@ class Best:
 
 def make_best(config: Config) -> Best | None:
     """As configured; None for the default, the validation's loss, in a run without validation. Raises ConfigError."""
-    section = config.train.best
-    if "best" not in config.train.model_fields_set and not config.data.sources("inference"):
+    best = config.train.best
+    if best.metric is None and not config.data.sources("inference"):
         return None
+    section = JudgedBy(metric=best.metric or "loss", mode=best.mode)
     check_metric(section, config, "best")
     return Best(column_of(section.metric), mode_of(section, config, "best"))
 

@@ -66,7 +66,7 @@ def kill_once(config, draw):
             assert status == 0, f"fit ended with {status}"
             return False, True
         if until is None and state(folder) != before:
-            until = time.monotonic() + draw.uniform(0.0, 0.2)
+            until = time.monotonic() + draw.uniform(0.0, 0.05)
         if until is not None and time.monotonic() >= until:
             break
         time.sleep(0.001)

@@ -333,7 +333,7 @@ def test_another_number_of_threads_is_told(store, tmp_path, monkeypatch, caplog)
             r"best\.metric: 'auc' is not in the summaries\. Fix: one of loss, acc, ap",
         ),
         ({"early_stopping": {"metric": "train_ap"}}, "Fix: one of train_loss, train_acc"),
-        ({"best": {}, "data": {"inference_i": None}}, r"is of the validation\. Fix: "),
+        ({"best": {"metric": "loss"}, "data": {"inference_i": None}}, r"is of the validation\. Fix: "),
         ({"keep": 0}, "keep the checkpoint of one epoch or more"),
         ({"checkpoint_every": {"hours": 1}}, "hours"),
     ],
