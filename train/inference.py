@@ -146,13 +146,8 @@ def predict(
         pieces = in_pieces(groups, network.max_voxels)
         gathering = Gathering(groups, pieces)
         if workers > 1 and len(pieces) > 1:
-            work = Work(
-                config,
-                str(checkpoint),
-                network.attributes["checkpoint_sha256"],
-                store,
-                tuple(np.unique(tpcs).tolist()),
-            )
+            about, each_tpc = network.attributes, tuple(np.unique(tpcs).tolist())
+            work = Work(config, str(checkpoint), about["checkpoint_sha256"], store, each_tpc)
             results = predict_there(work, workers, pieces)
             log.info("%s: %d voxels in %d pieces for %d workers", store.path, sizes.sum(), len(pieces), workers)
         else:
@@ -163,15 +158,17 @@ def predict(
         opened.enter_context(closing(results))  # ends workers and threads, also where a shard cannot be written
         with Progress(console=Console(stderr=True), disable=not (progress and sys.stderr.isatty())) as bar:
             task = bar.add_task(name, total=int(sizes.sum()))
-            for piece, scores in results:
-                bar.advance(task, len(scores))
-                whole = gathering.add(piece, scores)
-                if whole is None:
-                    continue
-                for column, (writer, shards) in enumerate(zip(writers, lacking, strict=True)):
-                    if piece.shard in shards:
-                        writer.write(piece.shard, [(image, values[:, column]) for image, values in whole])
-                        writer.commit()
+            try:
+                for piece, scores in results:
+                    whole = gathering.add(piece, scores)
+                    for column, (writer, shards) in enumerate(zip(writers, lacking, strict=True)):
+                        if whole is not None and piece.shard in shards:
+                            writer.write(piece.shard, [(image, values[:, column]) for image, values in whole])
+                            writer.commit()
+                    bar.advance(task, len(scores))
+            except KeyboardInterrupt:
+                log.warning("%s: stopped. What is done is kept, the same command does the rest", store.path)
+                raise
         for writer, shards in zip(writers, lacking, strict=True):
             if not shards:
                 writer.commit()

@@ -5,6 +5,7 @@ import os
 import queue
 import signal
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,8 @@ from train.runtime import compute_threads, device_of
 from train.schema import Config
 
 HELD = 2  # pieces that a worker has at once, so that it reads one while it predicts another
+END_SECONDS = 10.0  # for a worker to end in order
+TERMINATED = 128 + signal.SIGTERM  # exit code of one that did
 MOST_DEATHS = 2  # of workers at one piece, before it is given up; as many before any was ready end it all
 
 log = logging.getLogger("larstore.train")
@@ -120,8 +124,10 @@ class _Pool:
     def end(self) -> None:
         """Stop all workers, whatever they do."""
         for worker in self.workers:
-            worker.process.kill()
+            worker.process.terminate()
         for worker in self.workers:
+            worker.process.join(END_SECONDS)
+            worker.process.kill()
             worker.process.join()
             worker.connection.close()
 
@@ -161,6 +167,8 @@ class _Pool:
         worker.connection.close()
         self.workers.remove(worker)
         code = worker.process.exitcode
+        if code == TERMINATED:
+            code = -signal.SIGTERM
         if code >= 0:  # an exception, which would come again; its traceback is on stderr
             where = named(self.work.store, worker.held[0].rows) if worker.held else str(self.work.checkpoint)
             raise InferenceError(f"{where}: a worker failed there, as it wrote above. Fix: report it")
@@ -193,6 +201,7 @@ class _Pool:
 
 def _run(work: Work, connection: Connection, device: str, threads: int) -> None:
     """A worker: pieces in, scores out, until the other end is closed."""
+    signal.signal(signal.SIGTERM, _end)
     begun: queue.SimpleQueue[int] = queue.SimpleQueue()  # batches of each piece
     batches: queue.SimpleQueue[Rows] = queue.SimpleQueue()
     try:
@@ -208,6 +217,16 @@ def _run(work: Work, connection: Connection, device: str, threads: int) -> None:
                 connection.send(("done", np.concatenate(list(islice(outputs, begun.get())))))
     except LarstoreError as error:
         connection.send(("error", error))
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # the coordinator has ended
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it leaves already
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """Leave in order: a process that is killed leaves semaphores of its libraries behind."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise SystemExit(TERMINATED)
 
 
 def _each(batches: "queue.SimpleQueue[Rows]") -> Iterator[Rows]:
@@ -217,11 +236,14 @@ def _each(batches: "queue.SimpleQueue[Rows]") -> Iterator[Rows]:
 
 def _receive(connection: Connection, begun: "queue.SimpleQueue[int]", batches: "queue.SimpleQueue[Rows]") -> None:
     """Take pieces off the connection at once, so that neither end waits for the other to read."""
+    main_thread = threading.main_thread().ident or 0
     try:
         while True:
             piece = connection.recv()
             begun.put(len(piece))
             for batch in piece:
                 batches.put(batch)
-    except (EOFError, OSError):
-        os._exit(1)  # the coordinator has ended, however it did: nobody wants the rest
+    except (EOFError, OSError):  # the coordinator has ended, however it did: nobody wants the rest
+        signal.pthread_kill(main_thread, signal.SIGTERM)
+        time.sleep(END_SECONDS)
+        os._exit(TERMINATED)
