@@ -10,7 +10,8 @@ from larstore.errors import DamageError, LockedError, UnreadableError
 from larstore.format import Document, to_bytes
 from larstore.locations import READABLE, Place, is_lost, read_file
 from larstore.locks import WAIT_SECONDS, Lock
-from larstore.root import Root, read_root
+from larstore.reading import pool
+from larstore.root import Root, parse_root, root_bytes
 
 Fingerprint = tuple[int, str]  # of a file: bytes, sha256
 
@@ -68,13 +69,14 @@ def commit(
     """
     with Lock(path, "root", wait=WAIT_SECONDS, break_lock=branch.break_lock, beat=False) as lock:
         branch.check()
-        root = read_root(path).copy()
+        numbers = _CommitNumbers(path)
+        root = numbers.root.copy()
         number = int(root.attributes["commit"])
 
         def check(expected: int = number) -> None:
             branch.check()
             lock.check()
-            found = int(read_root(path).attributes["commit"])
+            found = numbers.now()
             if found != expected:
                 raise LockedError(f"{path}: commit {found} was made by somebody else. Fix: run again")
 
@@ -87,6 +89,22 @@ def commit(
         for node in after:
             write_child(path, node, root.nodes[node], check=partial(check, number + 1))
     return root
+
+
+class _CommitNumbers:
+    """The commit number that a store's root has, over and over: read each time, parsed where it is another one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._data = root_bytes(path)
+        self.root = parse_root(self._data, path / "zarr.json")
+
+    def now(self) -> int:
+        """The number as it is now; raises as ``read_root``."""
+        data = root_bytes(self._path)
+        if data != self._data:
+            self._data, self.root = data, parse_root(data, self._path / "zarr.json")
+        return int(self.root.attributes["commit"])
 
 
 def written(path: Path) -> bytes:
@@ -111,7 +129,11 @@ def fingerprint(data: bytes) -> Fingerprint:
 
 def expect_written(path: Path, files: Mapping[str, Fingerprint]) -> None:
     """DamageError unless all files (path below the store -> fingerprint) are there, and are what was written."""
-    for name, expected in files.items():
+
+    def check(name: str) -> None:
         data = written(path / name)
-        if fingerprint(data) != expected:
+        if fingerprint(data) != files[name]:
             raise DamageError(f"{path / name}: {len(data)} bytes that differ from what was written. Fix: run it again")
+
+    for _ in pool().map(check, files):  # whoever writes waits for this
+        pass

@@ -128,9 +128,14 @@ def read_root(path: Place) -> Root:
     Raises StoreError if there is no store of ours or it is of a newer format, DamageError if the seal is broken or it
     says what no store can be, UnreadableError if it cannot be read.
     """
+    return parse_root(root_bytes(path), path / "zarr.json")
+
+
+def root_bytes(path: Place) -> bytes:
+    """The bytes of a store's root; raises as ``read_root`` where there are none."""
     file = path / "zarr.json"
     try:
-        data = read_file(file, root_checks.ROOT_BYTES)
+        return read_file(file, root_checks.ROOT_BYTES)
     except FileNotFoundError as error:
         there = not isinstance(path, Path) or path.is_dir()
         found = "no zarr.json in it" if there else "no such directory"
@@ -139,7 +144,6 @@ def read_root(path: Place) -> Root:
         reason = error.strerror or type(error).__name__
         kind = DamageError if isinstance(error, WrongFileError) else UnreadableError
         raise kind(f"{file}: cannot read ({reason}). Fix: check the path and its permissions") from error
-    return parse_root(data, file)
 
 
 def parse_root(data: bytes, file: Place) -> Root:

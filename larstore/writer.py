@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from larstore import fs
 from larstore.block import BlockFull, layouts, write_block
-from larstore.commit import commit, expect_written, mend_children
+from larstore.commit import Fingerprint, commit, expect_written, mend_children
 from larstore.errors import DamageError, LockedError, StoreError
 from larstore.format import FAILURE_COLUMNS, INPUT_COLUMNS, PIXEL_INDEX_COLUMNS, row_arrays, truth_bits
 from larstore.index import CommittedKeys, Key
@@ -98,8 +98,11 @@ class StoreWriter:
         takes away, as where a unit that is made again has fewer events; their rows stay on disk. Raises DamageError if
         a file is not what its receipt says, LockedError if the lock was lost; the store is as before then.
         """
+        files: dict[str, Fingerprint] = {}
         for receipt in receipts:
             self._check_receipt(receipt)
+            files |= receipt.files
+        expect_written(self.path, files)
         rows = [row for receipt in receipts for row in receipt.images]
         inputs = [item for receipt in receipts for item in receipt.inputs]
         lost = self._gone(gone)
@@ -144,7 +147,6 @@ class StoreWriter:
             expected |= {layout.file(shard) for layout in given for shard in shards}
         if expected != set(receipt.files):
             raise DamageError(f"{self.path}: receipt for shard {spec.first_shard} names other files. Fix: run it again")
-        expect_written(self.path, receipt.files)
 
     def _append(
         self, rows: list[ImageRows], inputs: list[InputFile], failures: Sequence[Failure], gone: list[ImageRows]
