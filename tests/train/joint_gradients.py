@@ -151,7 +151,7 @@ def module_of(**blocks):
     """A training module whose network is `Numbers`."""
     values = {
         "output_dir": "x",
-        "data": {"data_path": "x.zarr"},
+        "data": {"data_path": "x.zarr", "threshold": 0},
         "model": {"name": "cellnet_binary", **NET},
         "loss": {"name": "BCELoss"},
         "optimizer": {"name": "SGD", "lr": 1.0},

@@ -42,7 +42,7 @@ class NoisyNet(torch.nn.Module):
 
 @pytest.fixture(autouse=True)
 def noisy_net(monkeypatch):
-    for module in ("module", "inference"):
+    for module in ("module", "predictor"):
         monkeypatch.setattr(f"train.{module}.build_model", lambda block: NoisyNet(block["nInputFeatures"]))
     random.seed(5)
     np.random.seed(5)  # noqa: NPY002
