@@ -5,6 +5,7 @@ python -m tests.benchmarks.bench_stream [--docs docs]
 
 import argparse
 import gc
+import multiprocessing
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,7 @@ CONFIG = Path(__file__).parents[2] / "configs" / "ghost3d.yaml"
 SMALL, LARGE = 500, 100_000  # voxels an image
 IMAGES_OF = {SMALL: 64, LARGE: 1}  # in a batch
 STEPS = 8  # of training
+ROUNDS = 5
 MEGABYTE = 1 << 20
 
 STORE = "the store's own epoch"
@@ -94,7 +96,7 @@ def rates(folder: Path, n_voxels: int, images: Sequence[ImageRecord]) -> tuple[l
 
     def loader(workers: int, shuffle: bool, transforms: Sequence[object] = ()) -> StreamLoader:
         stream = ImageStream(larstore.open(store).select(), size, shuffle=shuffle, transforms=transforms)
-        return StreamLoader(stream, workers)
+        return StreamLoader(stream, workers, "forkserver")
 
     total = sum(len(image.coords) for image in images)
     name = f"{n_voxels:,} voxels an image"
@@ -110,20 +112,22 @@ def rates(folder: Path, n_voxels: int, images: Sequence[ImageRecord]) -> tuple[l
             GZIP: exhaust(gzip.loader(size, workers, True)),
             PLAIN: exhaust(plain.loader(size, workers, False)),
         }
-        seconds = side_by_side(alternatives, rounds=5)
+        seconds = side_by_side(alternatives, rounds=ROUNDS)
         del alternatives
         gc.collect()  # ends the workers
         for key, value in seconds.items():
             rows.append([key, str(workers) if key != STORE else "", f"{total / value / 1e6:.1f}",
                          f"{seconds[STORE] / value:.2f}"])  # fmt: skip
         where = f"{name}, {workers} workers"
-        bars += [
+        found = [
             Bar("in order, × the store's own epoch", where, 0.8, seconds[STORE] / seconds[STREAM]),
             Bar("shuffled, × the store's own epoch", where, 0.8, seconds[STORE] / seconds[SHUFFLED]),
             Bar("in order, × npz", where, 3.0, seconds[NPZ] / seconds[STREAM]),
             Bar("shuffled, × HDF5 with gzip", where, 1.5, seconds[GZIP] / seconds[SHUFFLED]),
             Bar("in order, × HDF5 uncompressed", where, 0.6, seconds[PLAIN] / seconds[STREAM]),
         ]
+        print(bar_table(found), file=sys.stderr, flush=True)  # a page takes minutes
+        bars += found
     return rows, bars, store
 
 
@@ -155,7 +159,7 @@ def waiting(store: Path) -> tuple[float, float]:
 
 def worker_memory(store: Path) -> float:
     """Most memory (MB) that one of two workers ever had resident, shared libraries included."""
-    loader = StreamLoader(ImageStream(larstore.open(store).select(), 3), 2)
+    loader = StreamLoader(ImageStream(larstore.open(store).select(), 3), 2, "forkserver")
     most = 0.0
     for _ in range(2):
         exhaust(loader)()
@@ -189,11 +193,11 @@ def first_batch(folder: Path, store: Path, workers: int, method: str) -> float:
 
 def page(folder: Path) -> str:
     """The page, in markdown."""
-    units = simulated(folder / "inputs", n_files=1, n_events=24, muons=14.0)
+    units = simulated(folder / "inputs", n_files=1, n_events=12, muons=16.0)
     shutil.rmtree(folder / "inputs")
     rows: list[list[str]] = []
     bars: list[Bar] = []
-    for n_voxels, most in ((SMALL, 4000), (LARGE, 30)):
+    for n_voxels, most in ((SMALL, 2000), (LARGE, 16)):
         found, more, store = rates(folder, n_voxels, images_of(units, n_voxels)[:most])
         rows += found
         bars += more
@@ -214,7 +218,7 @@ the same figure stands beside streams with workers. Streams make tensors: coordi
 features, target and weight. **{NPZ}**, **{GZIP.partition(",")[0]}** and **{
         PLAIN.partition(",")[0]
     }**: torch's DataLoader over
-such files with the same images, batches and number of workers (started by spawn, warm). All in turns in one run,
+such files with the same images, batches and number of workers (warm). All in turns in one run,
 medians; more is faster.
 
 {bar_table(bars)}
@@ -232,6 +236,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--docs", type=Path, help="folder for stream-speed.md")
     docs = parser.parse_args().docs
+    # Else each worker imports torch anew.
+    multiprocessing.set_forkserver_preload(["train.stream", "tests.benchmarks.stream_baselines"])
     memory = Path("/dev/shm")  # the disk's own speed is no part of the comparison
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         text = page(Path(folder))

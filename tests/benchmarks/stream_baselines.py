@@ -39,7 +39,7 @@ class ImageFiles(Dataset):
             num_workers=workers,
             collate_fn=collate,
             persistent_workers=workers > 0,
-            multiprocessing_context="spawn" if workers else None,
+            multiprocessing_context="forkserver" if workers else None,
             generator=torch.Generator().manual_seed(seed),
         )
 
