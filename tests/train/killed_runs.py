@@ -1,8 +1,8 @@
-"""Starts the training of a configuration again and again and kills it, for `test_resume_kills`.
+"""Trains one configuration undisturbed, and another starting and killing it again and again, for `test_resume_kills`.
 
 A process of its own: it imports everything once and forks for each start, before any thread exists.
 
-    python -m tests.train.killed_runs CONFIG.yaml KILLS SEED
+    python -m tests.train.killed_runs UNDISTURBED.yaml KILLED.yaml KILLS SEED
 
 Prints how many kills there were and how many came after a checkpoint of the same start.
 """
@@ -77,12 +77,18 @@ def kill_once(config, draw):
     return True, state(folder) != before
 
 
-def main(path, n_kills, seed):
-    """Kill a run so many times, then let it end."""
-    config, draw = load_config(path), random.Random(seed)
-    kills = [kill_once(config, draw) for _ in range(n_kills)]
+def finish(config):
+    """Start, and let it end."""
     status = os.waitstatus_to_exitcode(os.waitpid(start(config), 0)[1])
     assert status == 0, f"fit ended with {status}"
+
+
+def main(undisturbed, killed, n_kills, seed):
+    """Let one run end, kill the other so many times, then let it end."""
+    finish(load_config(undisturbed))
+    config, draw = load_config(killed), random.Random(seed)
+    kills = [kill_once(config, draw) for _ in range(n_kills)]
+    finish(config)
     print(sum(killed for killed, _ in kills), sum(killed and saved for killed, saved in kills))
 
 
@@ -92,4 +98,4 @@ if __name__ == "__main__":
         from tests.train.conftest import PointNet
 
         train.module.build_model = lambda block: PointNet(block["nInputFeatures"])
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
