@@ -91,7 +91,7 @@ def infer(
 
 def find_checkpoint(config: Config, checkpoint: str | Path | int | None) -> Path:
     """The file that ``infer`` is told of; see there."""
-    epoch: Any = checkpoint
+    epoch: Any = None if checkpoint == "last" else checkpoint
     if checkpoint is None or isinstance(checkpoint, int) or checkpoint in NAMED_EPOCHS:
         return RunFolder(config.output_dir).find_checkpoint(epoch)
     return Path(checkpoint)

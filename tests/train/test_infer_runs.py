@@ -236,7 +236,8 @@ def test_yinf_files_have_the_rows_of_the_xy_files(tmp_path):
     run_of(path, tmp_path / "run")
     file = tmp_path / "c.yaml"
     file.write_text(yaml.safe_dump(inference_values(path, tmp_path / "run")))
-    done = call("infer", file, "--store", path, "--name", "net", "--epoch", 0, "--export", "yinf", "-o", tmp_path / "y")
+    export = ["--export", "yinf", "-o", tmp_path / "y"]
+    done = call("infer", file, "--store", path, "--name", "net", "--epoch", "last", *export)
     assert done.exit_code == 0, done.output
     for to, folder in (("xy", "x"), ("yinf", "z")):
         done = call("export", path, "--to", to, "--prediction", "net", "-o", tmp_path / folder)
@@ -259,7 +260,7 @@ def test_yinf_files_have_the_rows_of_the_xy_files(tmp_path):
             rows = X[:, 3] == event
             at = {tuple(xyz): score for xyz, score in zip(image.coords.tolist(), image.score("net"), strict=True)}
             assert [at[tuple(xyz)] for xyz in X[rows, :3].astype(int).tolist()] == scores[rows, 0].tolist()
-    done = call("infer", file, "--store", path, "--name", "net", "--export", "yinf", "-o", tmp_path / "y")
+    done = call("infer", file, "--store", path, "--name", "net", *export)
     assert isinstance(done.exception, LarstoreError)
     assert "exists already" in str(done.exception)
     assert call("export", path, "--to", "yinf", "-o", tmp_path / "n").exit_code == 2
