@@ -1,6 +1,7 @@
 """Reads rows of sharded arrays, several arrays at once, in threads; checks every index and every chunk it touches."""
 
 import functools
+import math
 import os
 import threading
 from collections import OrderedDict
@@ -78,17 +79,22 @@ def read_together(
     rooms = [None] * len(readers) if out is None else out
     pieces = [reader.piece(start, stop, room) for reader, room in zip(readers, rooms, strict=True)]
     numbers = [piece.missing() for piece in pieces]
-    # At a URL, threads wait for answers and not for cores.
-    threads = READERS if any(isinstance(reader.root, Url) for reader in readers) else n_threads()
+    # At a URL, threads wait for answers and not for cores, and all runs take alike.
+    remote = any(isinstance(reader.root, Url) for reader in readers)
+    threads = READERS if remote else n_threads()
+    efforts = [1.0 if remote else reader.effort for reader in readers]
     # No run longer than a thread's share, that all may end together, and no more runs than that takes: a thread that
     # opens a file or asks for Python's lock waits for the others.
-    share = sum(len(chunks) * reader.effort for reader, chunks in zip(readers, numbers, strict=True)) / threads
+    share = sum(len(chunks) * effort for chunks, effort in zip(numbers, efforts, strict=True)) / threads
     runs = [
         (piece, run)
-        for piece, chunks in zip(pieces, numbers, strict=True)
-        for run in piece.runs(chunks, max(1, min(RUN_CHUNKS, int(share / piece.reader.effort))))
+        for piece, chunks, effort in zip(pieces, numbers, efforts, strict=True)
+        for run in piece.runs(chunks, min(RUN_CHUNKS, math.ceil(share / effort)))
     ]
-    runs.sort(key=lambda task: len(task[1]) * task[0].reader.effort)  # what takes longest is taken first
+    if remote:
+        runs.sort(key=lambda task: -task[1][0])  # all arrays begin: only one asks for a shard's index
+    else:
+        runs.sort(key=lambda task: len(task[1]) * task[0].reader.effort)  # what takes longest is taken first
 
     def work() -> None:
         try:
@@ -101,9 +107,8 @@ def read_together(
         finally:
             runs.clear()  # after an error nobody needs the rest
 
-    # A task a thread, not a run: handing one over takes as long as decoding a chunk. This thread works too: whoever
-    # waits has to be woken.
-    few = len(runs) <= (2 if threads == n_threads() else 1)
+    # A task a thread, not a run: handing one over takes as long as decoding a chunk. Who works need not be woken.
+    few = len(runs) <= (1 if remote else 2)
     others = [] if few else [pool(threads).submit(work) for _ in range(min(threads, len(runs)) - 1)]
     with alone():
         work()
