@@ -132,9 +132,11 @@ def read_rows(store: Any, out: dict[str, npt.NDArray[Any]], start: Numbers, coun
             store.read_arrays(list(out), first, last, [values[at : at + last - first] for values in out.values()])
             continue
         arrays = store.read_arrays(list(out), first, last)
+        # Neighbours that are neighbours in the store, too, are copied together.
+        apart = (low[a + 1 : b] != high[a : b - 1]) | (to[a + 1 : b] - to[a : b - 1] != (high - low)[a : b - 1])
+        bounds = [a, *(np.flatnonzero(apart) + a + 1).tolist(), b]
+        blocks = [(int(to[i]), int(low[i]) - first, int(high[j - 1]) - first) for i, j in pairwise(bounds)]
         for path, values in out.items():
             rows = arrays[path]
-            for at, begin, end in zip(
-                to[a:b].tolist(), (low[a:b] - first).tolist(), (high[a:b] - first).tolist(), strict=True
-            ):
+            for at, begin, end in blocks:
                 values[at : at + end - begin] = rows[begin:end]

@@ -63,9 +63,8 @@ def images_of(units: Sequence[Sequence[ImageRecord]], n_voxels: int) -> list[Ima
     return pieces
 
 
-def read_epoch(path: Path, group: int) -> int:
-    """All images of a newly opened store in groups of neighbours; returns their bytes."""
-    selection = larstore.open(path).select()
+def read_epoch(selection: larstore.Selection, group: int) -> int:
+    """All images in groups of neighbours, from a store that is open as those of streams are; returns their bytes."""
     total = 0
     for start in range(0, len(selection), group):
         for image in selection.read(start, min(start + group, len(selection))):
@@ -98,13 +97,14 @@ def rates(folder: Path, n_voxels: int, images: Sequence[ImageRecord]) -> tuple[l
         stream = ImageStream(larstore.open(store).select(), size, shuffle=shuffle, transforms=transforms)
         return StreamLoader(stream, workers, "forkserver")
 
+    opened = larstore.open(store).select()
     total = sum(len(image.coords) for image in images)
     name = f"{n_voxels:,} voxels an image"
     rows = [[f"**{name}**: {len(images)} images, batches of {size}", "", "", ""]]
     bars = []
     for workers in (0, 2):
         alternatives = {
-            STORE: lambda: read_epoch(store, size),
+            STORE: lambda: read_epoch(opened, size),
             STREAM: exhaust(loader(workers, False)),
             SHUFFLED: exhaust(loader(workers, True)),
             TRANSFORMED: exhaust(loader(workers, True, steps)),
@@ -193,11 +193,11 @@ def first_batch(folder: Path, store: Path, workers: int, method: str) -> float:
 
 def page(folder: Path) -> str:
     """The page, in markdown."""
-    units = simulated(folder / "inputs", n_files=1, n_events=12, muons=16.0)
+    units = simulated(folder / "inputs", n_files=1, n_events=30, muons=16.0)
     shutil.rmtree(folder / "inputs")
     rows: list[list[str]] = []
     bars: list[Bar] = []
-    for n_voxels, most in ((SMALL, 2000), (LARGE, 16)):
+    for n_voxels, most in ((SMALL, 4000), (LARGE, 40)):
         found, more, store = rates(folder, n_voxels, images_of(units, n_voxels)[:most])
         rows += found
         bars += more

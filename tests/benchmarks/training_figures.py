@@ -6,6 +6,7 @@ from typing import Any
 COLOURS = {"network": "#1f5fa8", "plane_agreement": "#c77d0a", "no_cut": "#8a939c", "chance": "#8a939c"}
 LABELS = {"network": "network", "plane_agreement": "agreement of the planes", "no_cut": "no cut", "chance": "chance"}
 LINES = ("-", "--", ":")
+CHARGES = (5, 10, 20, 40, 80)  # ticks
 
 
 def draw(results: dict[str, Any], paths: list[Path]) -> None:
@@ -36,7 +37,8 @@ def _scores(scores: dict[str, Any]) -> Any:
         for name in ("network", "plane_agreement", "no_cut"):
             m = found["methods"][name]
             label = f"{LABELS[name]}: {m['sp_area']:.3f}"
-            axes.plot(m["efficiency"], m["purity"], ".-", color=COLOURS[name], label=label, markersize=4)
+            kept = [(e, p) for e, p in zip(m["efficiency"], m["purity"], strict=True) if e > 0]
+            axes.plot(*zip(*kept, strict=True), ".-", color=COLOURS[name], label=label, markersize=4)
         axes.set(xlabel="efficiency (of true and tiled)", ylabel="purity", title=title, xlim=(0, 1), ylim=(0, 1.02))
         axes.legend(title="sp_area", loc="lower left", fontsize="small")
     return figure
@@ -62,9 +64,11 @@ def _charge(charge: dict[str, Any]) -> Any:
         for name, colour in (("network", COLOURS["network"]), ("mean of planes", COLOURS["plane_agreement"])):
             rows = found["methods"][name]["deciles"]
             x = [(row["low"] * row["high"]) ** 0.5 / 1000 for row in rows]
-            bias, width = [row["bias"] for row in rows], [row["resolution"] for row in rows]
-            axes.errorbar(x, bias, width, fmt=".-", color=colour, label=name, capsize=2)
+            for key, line in (("bias", ".-"), ("resolution", ".:")):
+                axes.plot(x, [row[key] for row in rows], line, color=colour, label=f"{key}, {name}")
         axes.axhspan(-0.05, 0.05, color="#dfe5ec", zorder=0)
-        axes.set(xscale="log", xlabel="collected charge, 1000 electrons", ylabel="bias ± resolution", title=title)
+        axes.set(xscale="log", xlabel="collected charge, 1000 electrons", title=title)
+        axes.set_xticks(CHARGES, map(str, CHARGES))
+        axes.minorticks_off()
         axes.legend(fontsize="small")
     return figure
