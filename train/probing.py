@@ -1,5 +1,6 @@
 """Short trainings that leave no run behind: what `larstore find-lr` and `larstore overfit` share."""
 
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,8 +88,9 @@ def train_steps(probe: Probe, batches: Any, n_steps: int, callbacks: Sequence[Ca
 
 @contextmanager
 def _ctrl_c() -> Iterator[None]:
-    """Lightning answers Ctrl-C with SystemExit."""
+    """Lightning answers Ctrl-C with SystemExit, after which it ignores further ones."""
     try:
         yield
     except SystemExit as stop:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         raise KeyboardInterrupt from stop

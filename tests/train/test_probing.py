@@ -1,6 +1,7 @@
 """`larstore find-lr` and `larstore overfit`: they find what is planted, say what is wrong, and leave no run behind."""
 
 import math
+import signal
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 from larstore.errors import ConfigError, LarstoreError
 from train.config import load_config
 from train.learning_rate import find_learning_rate, suggest
-from train.module import TrainingError
+from train.module import ImageModule, TrainingError
 from train.overfitting import check, overfit
 from train.probe_cli import find_lr_command, overfit_command
 
@@ -163,6 +164,18 @@ def variance_of_truth(config):
     part = larstore.open(load_config(config).data.data_path[0]).select(files=(0, 0))
     truth = np.concatenate([image.truth for image in part])
     return float(truth.astype(np.float64).var())
+
+
+@pytest.mark.usefixtures("point_net")
+def test_ctrl_c_is_ctrl_c(config, monkeypatch):
+    def interrupt(self, batch, i):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ImageModule, "training_step", interrupt)
+    for command in (find_learning_rate, overfit):
+        with pytest.raises(KeyboardInterrupt):
+            command(load_config(config))
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.usefixtures("point_net")
