@@ -33,7 +33,7 @@ def test_held_out_files_are_never_trained_on(settings):
 def test_training_settings_are_a_valid_configuration(settings, tmp_path):
     this = Demo(tmp_path, settings)
     train = next(stage for stage in this.stages if stage.name == "train")
-    assert train.commands() == [["train", str(tmp_path / "train.yaml")]]
+    assert train.commands() == [["train", str(tmp_path / "train.yaml"), "--auto-resume"]]
     config = make_config(yaml.safe_load(this.config.read_text(encoding="utf-8")))
     assert [tuple(source.files) for source in config.data.sources("train")] == [settings.train_files]
     assert config.output_dir == str(tmp_path / "run")
