@@ -5,6 +5,7 @@ import random
 import shutil
 import signal
 import threading
+from functools import partial
 
 import numpy as np
 import pandas as pd
