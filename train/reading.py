@@ -1,5 +1,6 @@
 """Reads any images of a selection as one `Sample`, in as few reads as their places in the store allow."""
 
+import copy
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +14,7 @@ from train.samples import refuse_nan
 from train.steps import Sample
 
 VOXELS = ("voxels/coords", "voxels/charge", "voxels/truth")
+MOST_CHUNKS = 256  # some 100 MB of the three arrays
 
 Numbers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -26,10 +28,12 @@ class ImageReader:
         full_y: read all truth voxels, too.
         kind: what the target is made of: "truth", the electrons freed, or "collected", those that attachment lets
             reach the wires.
+        window: runs of images that are shuffled together: so many chunks are kept for the run that begins in them.
     """
 
-    def __init__(self, selection: Any, full_y: bool = False, kind: str = "truth") -> None:
-        self.store, self.full_y, self.kind = selection.store, full_y, kind
+    def __init__(self, selection: Any, full_y: bool = False, kind: str = "truth", window: int = 0) -> None:
+        self.store, self.full_y, self.kind = copy.copy(selection.store), full_y, kind
+        self._keep_chunks(window)
         self.planes = len(self.store.attributes["planes"])
         columns = [selection.column(name) for name in ("file", "event", "tpc")]
         self.keys = np.column_stack(columns).astype(np.int64)
@@ -42,6 +46,17 @@ class ImageReader:
         if kind != "truth":
             told = selection.column("truth_columns") if self.store.root.truth_columns else np.zeros(len(self.keys))
             self.known &= np.array([kind in truth_names(int(bits)) for bits in told], bool)
+
+    def _keep_chunks(self, window: int) -> None:
+        for path in VOXELS:
+            reader = self.store.reader(path)
+            reader.cached_chunks = max(reader.cached_chunks, min(window, MOST_CHUNKS))
+
+    def reopen(self) -> None:
+        """Have threads and files of this process's own, after a fork."""
+        kept = self.store.reader(VOXELS[0]).cached_chunks
+        self.store = copy.copy(self.store)
+        self._keep_chunks(kept)
 
     def where(self, image: int) -> str:
         """An image's name for errors."""

@@ -1,6 +1,5 @@
 """`ImageStream`: images of one or several stores as batches of sparse voxels, in an order from the index alone."""
 
-import copy
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -82,7 +81,7 @@ class ImageStream(IterableDataset[Batch]):
         self.transforms = [tuple(pair[1]) for pair in pairs]
         if not any(map(len, self.selections)):
             raise ConfigError(f"{self._name()}: the selection is empty. Fix: check the file ranges and the TPCs")
-        self.readers = [ImageReader(part, full_y, truth) for part in self.selections]
+        self.readers = [ImageReader(part, full_y, truth, window if shuffle else 0) for part in self.selections]
         for part in self.selections:
             remember(part)
         if need_truth:
@@ -232,7 +231,7 @@ class ImageStream(IterableDataset[Batch]):
         """A forked process must not use its parent's threads and file handles: open the stores anew."""
         if self._pid != os.getpid():
             for reader in self.readers:
-                reader.store = copy.copy(reader.store)
+                reader.reopen()
             self._pid = os.getpid()
 
     def load(self, positions: Numbers, passes: Numbers | None = None, number: int = 0) -> Batch:

@@ -74,9 +74,12 @@ def read_epoch(selection: larstore.Selection, group: int) -> int:
 
 
 def exhaust(loader: object) -> Callable[[], object]:
-    """One epoch, each batch dropped when the next one comes."""
+    """One epoch, each batch dropped when the next one comes; of a stream without the chunks it kept in the last one."""
+    readers = loader.stream.readers if isinstance(loader, StreamLoader) else ()
 
     def epoch() -> None:
+        for reader in readers:
+            reader.reopen()  # a large store's chunks would not be kept from one epoch to the next
         for batch in loader:  # type: ignore[attr-defined]
             assert len(batch["coords"])
 
