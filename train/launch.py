@@ -89,7 +89,11 @@ def _start(task: Path, ranks: Ranks, local_rank: int) -> subprocess.Popen[bytes]
     if "site-packages" not in home:  # run from a checkout
         environ["PYTHONPATH"] = os.pathsep.join(filter(None, [environ.get("PYTHONPATH"), home]))
     command = [sys.executable, "-m", "train.launch", str(task), str(rank), str(os.getpid())]
-    return subprocess.Popen(command, env=environ, start_new_session=True)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *FORWARDED})  # it inherits this, see `_hear`
+    try:
+        return subprocess.Popen(command, env=environ, start_new_session=True)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _watch(processes: list[subprocess.Popen[bytes]]) -> set[int]:
@@ -178,6 +182,7 @@ def _work(task: Path, rank: int, parent: int) -> int:
     content = json.loads(task.read_text(encoding="utf-8"))
     report: dict[str, Any] = {"rank": rank, "trace": ""}
     try:
+        _hear()
         config = make_config(content["config"])
         config._origin = content["origin"]
         fit(config, **content["arguments"])
@@ -193,6 +198,14 @@ def _work(task: Path, rank: int, parent: int) -> int:
     report["at"] = time.time()
     (task.parent / f"failure_{rank}.json").write_text(json.dumps(report), encoding="utf-8")
     return 1
+
+
+def _hear() -> None:
+    """Take signals from here on, those that came while the modules were loaded too: the training notes them later."""
+    for number in FORWARDED:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup does
+            signal.signal(number, lambda number, frame: os._exit(128 + number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, *FORWARDED})
 
 
 def _follow(parent: int) -> None:

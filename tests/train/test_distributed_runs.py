@@ -137,6 +137,26 @@ def test_the_end_of_one_is_the_end_of_all(config, tmp_path, number, victim):
         assert process.returncode == 130
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_while_the_processes_load_their_modules(config, number, code):
+    process = subprocess.Popen(command(config), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        end = time.monotonic() + 200
+        while len(workers(process.pid)) < 2:
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        time.sleep(0.2)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=100)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == code
+    assert "Traceback" not in errors
+    assert "ended by" not in errors
+
+
 def workers(parent):
     """Processes that ``parent`` started for the training, and the rank of each."""
     found = {}
