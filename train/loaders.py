@@ -9,6 +9,7 @@ import larstore
 from larstore.errors import ConfigError
 from train.batches import local_batches
 from train.flips import make_flip
+from train.inference import expect_tpcs
 from train.schema import Config, SourceConfig
 from train.stream import ImageStream, StreamLoader
 from train.transforms import make_transforms
@@ -31,6 +32,7 @@ def make_loader(
         selection = store.select(files=source.files, tpcs=source.tpcs)
         if not len(selection):
             raise ConfigError(_nothing(store, source, "train_i" if training else "inference_i"))
+        expect_tpcs(store, source.tpcs, "data.tpcs")
         flip = None
         if training and data.flips is not None:
             flip = make_flip(data.flips, store, np.unique(selection.column("tpc")).tolist())

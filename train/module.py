@@ -57,7 +57,12 @@ class ImageModule(lightning.LightningModule):
         self.elapsed_before = 0.0  # seconds of earlier starts of this run
         self.started = time.monotonic()
         self.agreed: float | None = None  # seconds on the clock of rank 0, at the last batch of several processes
+        if config.optimizer.name == "LBFGS" and config.train.accumulate > 1:
+            # It asks for the loss of a batch again and again, and Lightning would add up the gradients of all times.
+            raise ConfigError("train.accumulate: LBFGS cannot sum gradients of batches. Fix: 1, and larger batches")
         self.configure_optimizers()  # again when training starts; mistakes are told before anything is written
+        if self.schedule is not None and self.schedule.metric is not None and not config.data.sources("inference"):
+            raise ConfigError("trainer: a plateau needs validation. Fix: set data.inference_i")
 
     def train(self, mode: bool = True) -> "ImageModule":
         """Training or evaluation mode; what is frozen stays in evaluation."""

@@ -13,6 +13,7 @@ import numba
 import torch
 
 from larstore.cores import cores
+from larstore.errors import ConfigError
 from train.schema import Config
 from train.sparse import kernels
 
@@ -72,8 +73,10 @@ def without_remarks() -> Iterator[None]:
 
 
 def device_of(config: Config) -> torch.device:
-    """Where a configuration lets the network work."""
+    """Where a configuration lets the network work. Raises ConfigError for a GPU that is not there."""
     cuda = config.train.accelerator != "cpu" and torch.cuda.is_available()
+    if config.train.accelerator == "gpu" and not cuda:
+        raise ConfigError("train.accelerator = gpu: torch finds no GPU here. Fix: auto, or cpu")
     return torch.device("cuda" if cuda else "cpu")
 
 

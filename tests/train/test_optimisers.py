@@ -282,3 +282,19 @@ def test_a_plateau_needs_validation(store, tmp_path):
     config = config.model_copy(update={"data": config.data.model_copy(update={"inference_i": None})})
     with pytest.raises(ConfigError, match=r"a plateau needs validation\. Fix: set data\.inference_i"):
         fit(config, progress=False)
+    assert not any(tmp_path.glob("*.csv")), "an epoch was trained before"
+
+
+def test_lbfgs_does_not_accumulate(store, tmp_path):
+    config = settings(store, tmp_path, {"name": "LBFGS"})
+    config.train.accumulate = 2
+    with pytest.raises(ConfigError, match=r"train\.accumulate: LBFGS .* Fix: 1, and larger batches"):
+        fit(config, progress=False)
+
+
+def test_a_gpu_that_is_not_there(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = settings(store, tmp_path, {"name": "Adam"})
+    config.train.accelerator = "gpu"
+    with pytest.raises(ConfigError, match=r"train\.accelerator = gpu: torch finds no GPU here\. Fix: auto, or cpu"):
+        fit(config, progress=False)

@@ -118,6 +118,12 @@ def test_a_part_that_holds_nothing_is_named_with_what_there_is(make_store, tmp_p
         make_loader(config, "train")
 
 
+def test_an_unknown_tpc_beside_known_ones(make_store, tmp_path):
+    path = make_store(tmp_path / "s.zarr", n_files=3)
+    with pytest.raises(ConfigError, match=r"s\.zarr: has no image of TPC 7\. Fix: data\.tpcs among 1"):
+        make_loader(settings(path, tpcs=[[1, 7]]), "train")
+
+
 def test_a_store_without_images(tmp_path):
     larstore.create(tmp_path / "s.zarr", geometry=testing.make_geometry(), provenance={})
     with pytest.raises(ConfigError, match="the store holds no image"):
