@@ -12,7 +12,7 @@ from train.folder import RunFolder
 from train.module import ImageModule
 from train.run_state import trained_through
 from train.runtime import other_machine, other_versions
-from train.same_inputs import check_inputs, check_resumable
+from train.same_inputs import check_inputs, check_resumable, check_same_steps
 from train.samples import Batch
 from train.schema import Config
 from train.signals import requeued
@@ -99,6 +99,7 @@ def read_start(checkpoint: Path, config: Config, module: ImageModule, loader: St
     check_resumable(content, str(checkpoint))
     check_inputs(content, config, str(checkpoint))
     load_weights(module.model, model_weights(content), str(checkpoint))
+    check_same_steps(content, config, str(checkpoint))
     about = content["larstore"]
     module.hold(freeze_again(module.model, about.get("frozen", []), config, str(checkpoint)))
     loader.load_state_dict(about["stream"])

@@ -35,5 +35,18 @@ def check_resumable(checkpoint: dict[str, Any], origin: str) -> None:
         )
 
 
+def check_same_steps(checkpoint: dict[str, Any], config: Config, origin: str) -> None:
+    """Refuse (ConfigError) another optimiser, or course of its rate: the state of the old one would win, untold."""
+    before = make_config(checkpoint["larstore"]["config"], origin)
+    keeps = checkpoint["larstore"].get("schedule") is not None
+    for key, matters in (("optimizer", True), ("trainer", keeps)):
+        then, now = (getattr(each, key).model_dump(mode="json") for each in (before, config))
+        if matters and then != now:
+            raise ConfigError(
+                f"{key}: {origin} was trained with {then}, which --resume goes on with; now it is {now}. "
+                f"Fix: restore it, or a new output_dir and train.transfer.from: {origin}"
+            )
+
+
 def _inputs(planes: list[str] | None, charge: ChargeConfig) -> str:
     return f"planes {', '.join(planes or ())} as {charge.transform}({charge.scale:g} × charge)"

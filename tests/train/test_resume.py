@@ -342,6 +342,20 @@ def test_mistakes_are_refused_before_a_run_is_made(store, tmp_path, changes, mes
     assert not (tmp_path / "run").exists()
 
 
+def test_another_optimiser_or_schedule_is_refused(store, tmp_path):
+    schedule = {"name": "schedule", "scheduler": {"name": "StepLR", "step_size": 1}}
+    before = settings(store, tmp_path / "run", n_epochs=1, trainer=schedule)
+    fit(before, progress=False)
+    for name, lr in (("Adam", 0.5), ("SGD", 0.02)):
+        changed = settings(store, tmp_path / "run", n_epochs=2, trainer=schedule)
+        changed.optimizer = before.optimizer.model_validate({"name": name, "lr": lr})
+        with pytest.raises(ConfigError, match=r"optimizer: .*'lr': 0\.02.*goes on with.* Fix: restore it"):
+            fit(changed, resume=True, progress=False)
+    other = {"name": "schedule", "scheduler": {"name": "ExponentialLR", "gamma": 0.9}}
+    with pytest.raises(ConfigError, match=r"trainer: .*StepLR.*goes on with.*ExponentialLR"):
+        fit(settings(store, tmp_path / "run", n_epochs=2, trainer=other), resume=True, progress=False)
+
+
 def test_auto_resume_excludes_start_epoch(store, tmp_path):
     with pytest.raises(ConfigError, match=r"train\.start_epoch = 0: --auto-resume .*Fix: "):
         fit(settings(store, tmp_path / "run", start_epoch=0), auto=True)
