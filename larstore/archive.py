@@ -16,16 +16,19 @@ from larstore.errors import ConfigError
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """A path to write to, renamed to ``path`` at the end. ConfigError if that exists."""
+    """A path to write to, renamed to ``path`` at the end. ConfigError if that exists, or cannot be written."""
     if path.exists():
         raise ConfigError(f"{path}: exists already. Fix: choose another output, or remove it")
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield part
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}. Fix: another output, or free space") from error
 
 
 def npy_bytes(array: npt.NDArray[Any]) -> bytes:

@@ -173,12 +173,15 @@ class Environment(ClusterEnvironment):
 
 
 def check_devices(config: Config, ranks: Ranks) -> None:
-    """Raise ConfigError for what this machine cannot do: more processes than GPUs, nccl or 16-mixed on a CPU."""
+    """Raise ConfigError for what cannot be done: more processes than GPUs, nccl or 16-mixed on a CPU, LBFGS shared."""
     train, kind = config.train, device_of(config).type
     if train.precision == "16-mixed" and kind == "cpu":
         raise ConfigError("train.precision = 16-mixed needs a GPU. Fix: bf16-mixed or 32")
     if train.distributed_backend == "nccl" and kind == "cpu":
         raise ConfigError("train.distributed_backend = nccl needs GPUs. Fix: auto, or gloo")
+    if ranks.n > 1 and config.optimizer is not None and config.optimizer.name == "LBFGS":
+        # It ends a step by the loss, which each process knows of its own batch alone.
+        raise ConfigError("optimizer: LBFGS trains in one process. Fix: --devices 1, or another optimizer")
     if kind == "cuda" and ranks.n_local > torch.cuda.device_count():
         raise ConfigError(
             f"{ranks.n_local} processes on this node, which shows {torch.cuda.device_count()} GPUs. Fix: as many "

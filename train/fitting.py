@@ -31,7 +31,7 @@ from train.launch import launch
 from train.loaders import count_planes, count_steps, describe_stores, first_coords, input_planes, make_loader
 from train.loggers import make_loggers
 from train.models import SparseCellNet
-from train.module import ImageModule
+from train.module import ImageModule, TrainingError
 from train.ranks import Ranks, cores_of, find_ranks
 from train.resuming import EpochLoader, Start, choose_checkpoint, prepare_folder, read_start
 from train.run_state import RunState
@@ -90,6 +90,8 @@ def fit(
         KeyboardInterrupt: at Ctrl-C, SystemExit (128 + its number) at another signal; the run can be resumed.
     """
     with naming_file(config):
+        if not config.data.sources("train"):
+            raise ConfigError("data.train_i is missing. Fix: add it, or use larstore infer, which needs none")
         ranks = find_ranks(config.train)
     if not ranks.started:
         return launch(ranks, config, resume=resume, epoch=epoch, auto=auto, verbose=verbose, progress=progress)
@@ -105,8 +107,6 @@ def fit(
 
 
 def _prepare(config: Config, checkpoint: Path | None, ranks: Ranks) -> _Run:
-    if not config.data.sources("train"):
-        raise ConfigError("data.train_i is missing. Fix: add it, or use larstore infer, which needs none")
     folder = RunFolder(config.output_dir)
     check_devices(config, ranks)
     train_loader = make_loader(config, "train", ranks.rank, ranks.n)
@@ -206,6 +206,14 @@ def _train(run: _Run, threads: int, progress: bool, copy: Path | None) -> FitRes
             trainer.fit(run.module, batches, run.valid_loader, ckpt_path=run.start.checkpoint, weights_only=True)
         except Stopped as stop:
             raise (KeyboardInterrupt if stop.number == signal.SIGINT else SystemExit(128 + stop.number)) from stop
+        except RuntimeError as error:
+            said = str(error).strip()
+            if not said.startswith("DataLoader worker"):
+                raise
+            raise TrainingError(
+                f"a process of data.num_workers was lost ({said.splitlines()[0].strip(' .')}). Fix: find out who ended "
+                "it (out of memory?), fewer workers or a smaller data.read_ahead_mb, then --resume"
+            ) from error
         except SystemExit as stop:  # Lightning's answer to Ctrl-C, after which it ignores further ones
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt from stop

@@ -111,11 +111,11 @@ class RunFolder:
         try:
             for name in ("configs", "checkpoints"):
                 (self.path / name).mkdir(parents=True, exist_ok=True)
+            taken = [int(entry.stem) for entry in (self.path / "configs").glob("*.yaml") if entry.stem.isdigit()]
+            copy = self.path / "configs" / f"{max(taken, default=-1) + 1}.yaml"
+            copy.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
         except OSError as error:
-            raise ConfigError(f"{self.path}: {error.strerror}. Fix: another output_dir") from error
-        taken = [int(entry.stem) for entry in (self.path / "configs").glob("*.yaml") if entry.stem.isdigit()]
-        copy = self.path / "configs" / f"{max(taken, default=-1) + 1}.yaml"
-        copy.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+            raise ConfigError(f"{self.path}: {error.strerror}. Fix: another output_dir, or free space") from error
         return copy
 
     def read_summaries(self, before_epoch: int | None = None) -> list[dict[str, Any]]:

@@ -138,6 +138,8 @@ def test_what_cannot_be_exported(store, tmp_path):
     for export in (export_numl, export_bee):
         with pytest.raises(ConfigError, match="exists already"):
             export(store.select(), tmp_path / "there")
+        with pytest.raises(ConfigError, match=r"Fix: another output, or free space"):
+            export(store.select(), tmp_path / "there" / "below")
 
 
 def test_the_same_store_gives_the_same_zip(store, tmp_path):

@@ -8,9 +8,11 @@ import torch
 from larstore.errors import ConfigError
 from train.checkpoint import load_checkpoint
 from train.config import make_config
+from train.distributed import check_devices
 from train.fitting import fit
 from train.folder import RunFolder
 from train.optimisers import NOT_FOR_US, make_optimiser, optimiser_names
+from train.ranks import Ranks
 from train.schedules import OF_FUNCTIONS, make_schedule, scheduler_names
 from train.schema import NamedSection, ScheduleTrainer
 
@@ -290,6 +292,11 @@ def test_lbfgs_does_not_accumulate(store, tmp_path):
     config.train.accumulate = 2
     with pytest.raises(ConfigError, match=r"train\.accumulate: LBFGS .* Fix: 1, and larger batches"):
         fit(config, progress=False)
+
+
+def test_lbfgs_trains_in_one_process(store, tmp_path):
+    with pytest.raises(ConfigError, match=r"LBFGS trains in one process\. Fix: --devices 1"):
+        check_devices(settings(store, tmp_path, {"name": "LBFGS"}), Ranks(n=2, n_local=2))
 
 
 def test_a_gpu_that_is_not_there(store, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """A run that was stopped or killed goes on as if nothing had happened, to the last bit."""
 
+import errno
 import os
 import random
 import shutil
@@ -354,6 +355,15 @@ def test_another_optimiser_or_schedule_is_refused(store, tmp_path):
     other = {"name": "schedule", "scheduler": {"name": "ExponentialLR", "gamma": 0.9}}
     with pytest.raises(ConfigError, match=r"trainer: .*StepLR.*goes on with.*ExponentialLR"):
         fit(settings(store, tmp_path / "run", n_epochs=2, trainer=other), resume=True, progress=False)
+
+
+def test_a_folder_that_takes_no_file(store, tmp_path, monkeypatch):
+    def full(path, *args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    with pytest.raises(ConfigError, match=r"run: No space left on device\. Fix: another output_dir, or free space"):
+        fit(settings(store, tmp_path / "run"), progress=False)
 
 
 def test_auto_resume_excludes_start_epoch(store, tmp_path):
