@@ -73,7 +73,7 @@ def test_as_one_process_with_the_joint_batch(config, tmp_path):
     one = [f"output_dir={alone}", "data.batch_size=2"]
     single = fit(load_config(config, one))
     for two, one_row in zip(figures(run.read_summaries()), figures(single.summaries), strict=True):
-        assert two == pytest.approx(one_row, abs=2e-6)
+        assert two == pytest.approx(one_row, abs=2e-5)  # a changed last bit may exchange two voxels in ap
     weights, other = (load_checkpoint(folder.find_checkpoint())["state_dict"] for folder in (run, RunFolder(alone)))
     for name, tensor in weights.items():
         assert tensor.numpy() == pytest.approx(other[name].numpy(), abs=1e-5), name
