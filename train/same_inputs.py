@@ -38,7 +38,8 @@ def check_resumable(checkpoint: dict[str, Any], origin: str) -> None:
 def check_same_steps(checkpoint: dict[str, Any], config: Config, origin: str) -> None:
     """Refuse (ConfigError) another optimiser, or course of its rate: the state of the old one would win, untold."""
     before = make_config(checkpoint["larstore"]["config"], origin)
-    keeps = checkpoint["larstore"].get("schedule") is not None
+    # One cycle sets each step's rate from the configuration's, the others go on from the one before.
+    keeps = checkpoint["larstore"].get("schedule") is not None or config.trainer.name != "one_cycle"
     for key, matters in (("optimizer", True), ("trainer", keeps)):
         then, now = (getattr(each, key).model_dump(mode="json") for each in (before, config))
         if matters and then != now:

@@ -1,5 +1,6 @@
 """How the learning rate changes: torch's schedulers by name, the research code's plateau, and one cycle."""
 
+import logging
 import math
 from typing import Any
 
@@ -9,6 +10,8 @@ from larstore.errors import ConfigError
 from larstore.settings import did_you_mean
 from train.named import call_named
 from train.schema import NamedSection, PlateauTrainer, ScheduleTrainer
+
+log = logging.getLogger("larstore.train")
 
 # Of these the length of the run is the natural default.
 LENGTHS = {"CosineAnnealingLR": "T_max", "OneCycleLR": "total_steps"}
@@ -62,7 +65,15 @@ class Schedule:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where another one of the same configuration stood."""
+        """Go on where another one of the same configuration stood; a warning where the run's length is another now."""
+        for name in LENGTHS.values():
+            now = getattr(self.scheduler, name, None)
+            if name in state and state[name] != now:
+                log.warning(
+                    "trainer.scheduler: the learning rate keeps the course of %s = %s it began with, not %s; beyond "
+                    "its end it may rise again",
+                    *(name, state[name], now),
+                )
         self.scheduler.load_state_dict(state)
 
 
