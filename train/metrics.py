@@ -158,9 +158,9 @@ def make_metric(section: NamedSection) -> torchmetrics.Metric:
             f"metrics: {section.name!r} is unknown. Fix: {near}BinAccuracy, AveragePrecision, or another binary or "
             "regression metric of torchmetrics"
         )
-    arguments = {"sync_on_compute": False, **section.arguments}  # `Metrics.compute` does that
     with warnings.catch_warnings():
         # Only in validation: see Metrics.
         warnings.filterwarnings("ignore", message=".*save all targets and predictions")
-        metric: torchmetrics.Metric = call_named(known[name], section.name, arguments, "metrics")
+        metric: torchmetrics.Metric = call_named(known[name], section.name, section.arguments, "metrics")
+    metric.sync_on_compute = False  # `Metrics.compute` does that
     return metric

@@ -217,9 +217,10 @@ def test_ctrl_c_is_ctrl_c(store, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(ImageModule, "training_step", interrupt)
+    before = signal.getsignal(signal.SIGINT)  # as Lightning would not leave it
     with pytest.raises(KeyboardInterrupt):
         fit(settings(store, tmp_path))
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_predictions_while_training(finished, tmp_path, copy_of_store):

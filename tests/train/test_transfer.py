@@ -173,7 +173,7 @@ def test_the_block_in_a_configuration(tmp_path, monkeypatch):
     path.write_text(text + "train: {transfer: $LARSTORE_TESTED/run}\n")
     assert load_config(path).plain()["train"]["transfer"] == {"from": "/scratch/run", "exclude": [], "freeze": False}
     for block, message in (
-        ("{form: a}", r"train\.transfer\.from is missing"),
+        ("{form: a}", r"train\.transfer\.form is not .*did you mean from\?"),
         (
             "{from: a, frezee: true}",
             r"train\.transfer\.frezee is not .*did you mean freeze\? valid here: exclude, freeze, from",
