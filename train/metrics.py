@@ -1,6 +1,7 @@
 """Metrics by name, from torchmetrics; the research code's BinAccuracy is one of them."""
 
 import warnings
+from functools import partial
 
 import torch
 import torchmetrics
@@ -161,6 +162,7 @@ def make_metric(section: NamedSection) -> torchmetrics.Metric:
     with warnings.catch_warnings():
         # Only in validation: see Metrics.
         warnings.filterwarnings("ignore", message=".*save all targets and predictions")
-        metric: torchmetrics.Metric = call_named(known[name], section.name, section.arguments, "metrics")
-    metric.sync_on_compute = False  # `Metrics.compute` does that
+        # `Metrics.compute` adds up what several processes took in.
+        make = partial(known[name], sync_on_compute=False)
+        metric: torchmetrics.Metric = call_named(make, section.name, section.arguments, "metrics")
     return metric
