@@ -288,7 +288,7 @@ def test_every_key_of_the_research_code(tmp_path, monkeypatch):
 )
 def test_models_and_losses_of_the_research_code(model, loss, data):
     values = yaml.safe_load(RESEARCH.replace("$SCRATCH", ""))
-    values["data"] = {"data_path": "s.zarr", "train_i": [0, 1], **data}
+    values["data"] = {"data_path": "s.zarr", "train_i": [0, 1], "inference_i": [2, 3], **data}
     values["model"] |= {"name": model, "nInputFeatures": 3} | ({"nHiddenLayers": 2} if "charge" in model else {})
     ImageModule(make_config(values | {"loss": loss}), 10)
 
