@@ -1,15 +1,17 @@
-"""Batches that a thread prepares while others are used: bounded in bytes, and gone when nobody wants more."""
+"""What a thread prepares while others of its kind are used: bounded, and gone when nobody wants more."""
 
 import atexit
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
 
 import torch
 
 from train.samples import Batch
 
+T = TypeVar("T")
 END_SECONDS = 2.0  # how long the end of the process waits for a read that goes on
 
 
@@ -18,16 +20,16 @@ def batch_bytes(batch: Batch) -> int:
     return sum(value.nbytes for value in batch.values() if isinstance(value, torch.Tensor))
 
 
-class ReadAhead:
-    """An iterator over batches that are made in a thread, in their order.
+class ReadAhead(Generic[T]):
+    """An iterator over batches, or anything, that are made in a thread, in their order.
 
-    The thread stops before a batch if the waiting ones hold ``limit`` bytes or more: at most ``limit`` and one batch
-    are held. Its error is raised, as it is, where the batch it was at would have come.
+    The thread stops before one if the waiting ones hold ``limit`` or more by ``size``, which is bytes for batches: at
+    most ``limit`` and one of them are held. Its error is raised, as it is, where the one it was at would have come.
     """
 
-    def __init__(self, batches: Iterator[Batch], limit: int) -> None:
-        self._batches, self._limit = batches, limit
-        self._ready: deque[tuple[Batch, int]] = deque()
+    def __init__(self, batches: Iterator[T], limit: int, size: Callable[[T], int]) -> None:
+        self._batches, self._limit, self._size = batches, limit, size
+        self._ready: deque[tuple[T, int]] = deque()
         self._held = 0
         self._error: BaseException | None = None
         self._ended = self._unwanted = False
@@ -48,7 +50,7 @@ class ReadAhead:
                 with self._changed:
                     if batch is None or self._unwanted:
                         return
-                    size = batch_bytes(batch)
+                    size = self._size(batch)
                     self._ready.append((batch, size))
                     self._held += size
                     self._changed.notify_all()
@@ -60,10 +62,10 @@ class ReadAhead:
                 self._ended = True
                 self._changed.notify_all()
 
-    def __iter__(self) -> "ReadAhead":
+    def __iter__(self) -> "ReadAhead[T]":
         return self
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> T:
         with self._changed:
             self._changed.wait_for(lambda: self._ready or self._ended)
             if self._ready:
@@ -85,7 +87,7 @@ class ReadAhead:
             self._thread.join(seconds)
 
 
-_running: "weakref.WeakSet[ReadAhead]" = weakref.WeakSet()
+_running: "weakref.WeakSet[ReadAhead[Any]]" = weakref.WeakSet()
 
 
 @atexit.register

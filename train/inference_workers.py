@@ -203,7 +203,7 @@ def _run(work: Work, connection: Connection, device: str, threads: int) -> None:
     """A worker: pieces in, scores out, until the other end is closed."""
     signal.signal(signal.SIGTERM, _end)
     begun: queue.SimpleQueue[int] = queue.SimpleQueue()  # batches of each piece
-    batches: queue.SimpleQueue[Rows] = queue.SimpleQueue()
+    batches: queue.SimpleQueue[Rows | None] = queue.SimpleQueue()
     try:
         with compute_threads(threads, work.config.train.backend):
             network = load_network(work.config, work.checkpoint, work.store, np.array(work.tpcs))
@@ -221,6 +221,7 @@ def _run(work: Work, connection: Connection, device: str, threads: int) -> None:
         pass  # the coordinator has ended
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it leaves already
+        batches.put(None)  # whoever reads ahead waits for nothing more
 
 
 def _end(number: int, frame: FrameType | None) -> None:
@@ -229,12 +230,14 @@ def _end(number: int, frame: FrameType | None) -> None:
     raise SystemExit(TERMINATED)
 
 
-def _each(batches: "queue.SimpleQueue[Rows]") -> Iterator[Rows]:
-    while True:
-        yield batches.get()
+def _each(batches: "queue.SimpleQueue[Rows | None]") -> Iterator[Rows]:
+    while (rows := batches.get()) is not None:
+        yield rows
 
 
-def _receive(connection: Connection, begun: "queue.SimpleQueue[int]", batches: "queue.SimpleQueue[Rows]") -> None:
+def _receive(
+    connection: Connection, begun: "queue.SimpleQueue[int]", batches: "queue.SimpleQueue[Rows | None]"
+) -> None:
     """Take pieces off the connection at once, so that neither end waits for the other to read."""
     main_thread = threading.main_thread().ident or 0
     try:

@@ -1,13 +1,11 @@
 """A network with the weights of a checkpoint that gives its outputs for images of a store, batch by batch."""
 
-import queue
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +13,7 @@ import torch
 
 from larstore.errors import ConfigError, LarstoreError
 from larstore.store import Store
+from train.ahead import ReadAhead
 from train.checkpoint import load_checkpoint, load_weights, model_weights, sha256
 from train.config import make_config, with_inputs
 from train.models import build_model
@@ -30,8 +29,6 @@ AHEAD = 2  # batches that are read while the network works on another
 
 Rows = npt.NDArray[np.int64]  # of the store's index
 Scores = npt.NDArray[np.float32]
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 class InferenceError(LarstoreError):
@@ -106,43 +103,6 @@ def cut(rows: Rows, voxels: npt.NDArray[np.int64], max_voxels: int) -> list[Rows
     return [rows[a:b] for a, b in pairwise([*starts, len(rows)])]
 
 
-def ahead(items: Iterable[T], work: Callable[[T], R], most: int = AHEAD) -> Iterator[R]:
-    """``work(item)`` of each in order, done by a thread that is up to ``most`` items ahead; raises what it raises."""
-    done: queue.Queue[tuple[R | None, BaseException | None, bool]] = queue.Queue(maxsize=most)
-    stop = threading.Event()
-
-    def put(entry: tuple[R | None, BaseException | None, bool]) -> bool:
-        while not stop.is_set():
-            try:
-                done.put(entry, timeout=0.2)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def run() -> None:
-        try:
-            for item in items:
-                if not put((work(item), None, False)):
-                    return
-        except BaseException as error:  # noqa: BLE001 - it is raised where the results are taken
-            put((None, error, True))
-        else:
-            put((None, None, True))
-
-    threading.Thread(target=run, name="read-ahead", daemon=True).start()
-    try:
-        while True:
-            result, error, last = done.get()
-            if error is not None:
-                raise error
-            if last:
-                return
-            yield result  # type: ignore[misc]
-    finally:
-        stop.set()
-
-
 def named(store: Store, rows: Rows) -> str:
     """The store and some of its images, for messages."""
     keys = [str(store.index_columns.keys(row)) for row in rows[:3].tolist()]
@@ -173,8 +133,10 @@ class Predictor:
 
         Raises InferenceError for outputs that are not finite, or a batch that does not fit the memory.
         """
-        for rows, batch in ahead(batches, lambda rows: (rows, self.read(rows))):
-            yield self.outputs(rows, batch)
+        read = ((rows, self.read(rows)) for rows in batches)
+        with closing(ReadAhead(read, AHEAD, lambda _: 1)) as ready:
+            for rows, batch in ready:
+                yield self.outputs(rows, batch)
 
     @torch.no_grad()
     def outputs(self, rows: Rows, batch: Batch) -> Scores:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader
 
-from train.ahead import ReadAhead, pinned
+from train.ahead import ReadAhead, batch_bytes, pinned
 from train.samples import Batch, Failure
 from train.slots import Parcel, Slots
 
@@ -73,7 +73,7 @@ class StreamLoader(DataLoader[Batch]):
         elif not self.read_ahead:
             yield from self._handed_out(self._here())
         else:
-            with closing(ReadAhead(self._here(), self.read_ahead)) as batches:
+            with closing(ReadAhead(self._here(), self.read_ahead, batch_bytes)) as batches:
                 yield from self._handed_out(batches)
 
     def _here(self) -> Iterator[Batch]:

@@ -37,7 +37,7 @@ def threads():
 @pytest.mark.parametrize(("limit", "ahead"), [(1, 1), (100, 1), (101, 2), (250, 3), (10_000, 8)])
 def test_no_more_bytes_wait_than_allowed(limit, ahead):
     made = []
-    reading = ReadAhead(batches(8, made), limit)
+    reading = ReadAhead(batches(8, made), limit, batch_bytes)
     for taken in range(1, 9):
         wait_until(lambda taken=taken: len(made) >= min(8, taken - 1 + ahead))
         assert reading._held <= limit - 1 + 100
@@ -52,9 +52,9 @@ def test_no_more_bytes_wait_than_allowed(limit, ahead):
 def test_an_error_comes_where_its_batch_would_have_and_is_the_same():
     error, seen = KeyError("the very one"), []
     with pytest.raises(KeyError) as caught:
-        seen += [b["number"] for b in ReadAhead(batches(3, [], error=error), 1000)]
+        seen += [b["number"] for b in ReadAhead(batches(3, [], error=error), 1000, batch_bytes)]
     assert caught.value is error
-    reading = ReadAhead(batches(2, [], error=error), 1000)
+    reading = ReadAhead(batches(2, [], error=error), 1000, batch_bytes)
     assert [next(reading)["number"], next(reading)["number"]] == [0, 1]
     for _ in range(2):
         with pytest.raises(KeyError):
