@@ -17,11 +17,13 @@ from train.ahead import ReadAhead
 from train.checkpoint import load_checkpoint, load_weights, model_weights, sha256
 from train.config import make_config, with_inputs
 from train.models import build_model
+from train.reading import read_voxels
 from train.research_checkpoint import check_tpcs
 from train.runtime import device_of, other_versions, versions
-from train.samples import Batch, join, to_sample
+from train.samples import Batch, as_batch
 from train.schema import Config
 from train.sparse.backends import use_backend
+from train.steps import UNUSED, Sample, apply_all
 from train.transforms import Transform, make_transforms
 
 MAX_VOXELS = 1_000_000  # a batch, where the configuration has no budget
@@ -110,15 +112,6 @@ def named(store: Store, rows: Rows) -> str:
     return f"{store.path}: image{'s' * (len(rows) > 1)} (file, event, tpc) {', '.join(keys)}{more}"
 
 
-@dataclass(frozen=True)
-class _Voxels:
-    """What an inference reads of an image: no truth."""
-
-    coords: npt.NDArray[np.uint16]
-    charge: npt.NDArray[np.float32]
-    truth: None = None
-
-
 class Predictor:
     """A network in evaluation mode on its device; gives its outputs per voxel for images of one store."""
 
@@ -173,19 +166,10 @@ class Predictor:
     def _read(self, rows: Rows) -> Batch:
         columns = self.store.index_columns
         start, count = (part.astype(np.int64) for part in columns.places("voxel", rows))
-        ends = start + count
-        breaks = (np.flatnonzero(start[1:] != ends[:-1]) + 1).tolist()
         keys = [columns.keys(row) for row in rows.tolist()]
-        samples = []
-        unused = np.random.default_rng(0)  # no transform of an inference is random
-        for first, last in pairwise([0, *breaks, len(rows)]):
-            low = int(start[first])
-            arrays = self.store.read_arrays(["voxels/coords", "voxels/charge"], low, int(ends[last - 1]))
-            coords, charge = arrays["voxels/coords"], arrays["voxels/charge"]
-            for i in range(first, last):
-                part = slice(int(start[i]) - low, int(ends[i]) - low)
-                sample = to_sample(_Voxels(coords[part], charge[part]), f"{self.store.path}: image {keys[i]}")
-                for transform in self.network.transforms:
-                    sample = transform(sample, unused)
-                samples.append(sample)
-        return join(samples, keys)
+        coords, charge = read_voxels(self.store, start, count, lambda image: f"{self.store.path}: image {keys[image]}")
+        unknown = np.zeros((len(coords), 1), np.float32)
+        sample = Sample(coords, charge, unknown, unknown)
+        # No transform of an inference is random.
+        sample = apply_all(sample, self.network.transforms, [key[2] for key in keys], lambda: [UNUSED] * len(keys))
+        return as_batch(sample, keys)

@@ -1,16 +1,16 @@
 """Reads any images of a selection as one `Sample`, in as few reads as their places in the store allow."""
 
 import copy
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from larstore.errors import ConfigError
+from larstore.errors import ConfigError, DamageError
 from larstore.format import truth_names
 from larstore.image import at_voxels
-from train.samples import refuse_nan
 from train.steps import Sample
 
 VOXELS = ("voxels/coords", "voxels/charge", "voxels/truth")
@@ -34,7 +34,6 @@ class ImageReader:
     def __init__(self, selection: Any, full_y: bool = False, kind: str = "truth", window: int = 0) -> None:
         self.store, self.full_y, self.kind = copy.copy(selection.store), full_y, kind
         self._keep_chunks(window)
-        self.planes = len(self.store.attributes["planes"])
         columns = [selection.column(name) for name in ("file", "event", "tpc")]
         self.keys = np.column_stack(columns).astype(np.int64)
         self.start, self.count = (selection.column(f"voxel_{what}").astype(np.int64) for what in ("start", "count"))
@@ -78,14 +77,10 @@ class ImageReader:
 
         Raises DamageError for a charge that is not finite, and whatever reading raises.
         """
-        count = self.count[images]
-        n = int(count.sum())
-        coords = _numbered(count)
-        charge, truth = np.empty((n, self.planes), np.float32), np.empty(n, np.float32)
-        read_rows(self.store, dict(zip(VOXELS, (coords[:, :3], charge, truth), strict=True)), self.start[images], count)
-        if n and not (np.isfinite(charge.max()) and np.isfinite(charge.min())):
-            wrong = int(np.argmin(np.isfinite(charge).all(axis=1)))
-            refuse_nan(charge, self.where(int(images[coords[wrong, 3]])))
+        truth = np.empty(int(self.count[images].sum()), np.float32)
+        coords, charge = read_voxels(
+            self.store, self.start[images], self.count[images], lambda image: self.where(int(images[image])), truth
+        )
         points = None if self.truth is None else self._points(images)
         if points is not None and self.kind != "truth":
             _place(truth, coords, *points, self.known[images])
@@ -122,6 +117,26 @@ def _numbered(count: Numbers) -> Numbers:
     coords = np.empty((int(count.sum()), 4), np.int64)
     coords[:, 3] = np.repeat(np.arange(len(count)), count)
     return coords
+
+
+def read_voxels(
+    store: Any, start: Numbers, count: Numbers, where: Callable[[int], str], truth: Floats | None = None
+) -> tuple[Numbers, Floats]:
+    """Coordinates (n, 4) and charges (n, planes) of images, one after another, given by first rows and sizes.
+
+    The fourth coordinate is the image's number among them. ``where`` names an image in errors. ``truth`` (n,) is filled
+    too. Raises DamageError for a charge that is not finite: no store writes one.
+    """
+    coords = _numbered(count)
+    charge = np.empty((len(coords), len(store.attributes["planes"])), np.float32)
+    arrays = (coords[:, :3], charge) if truth is None else (coords[:, :3], charge, truth)
+    read_rows(store, dict(zip(VOXELS, arrays, strict=False)), start, count)
+    if len(charge) and not (np.isfinite(charge.max()) and np.isfinite(charge.min())):
+        wrong = int(np.argmin(np.isfinite(charge).all(axis=1)))
+        raise DamageError(
+            f"{where(int(coords[wrong, 3]))}: charge holds NaN or infinity. Fix: run larstore verify on the store"
+        )
+    return coords, charge
 
 
 def read_rows(store: Any, out: dict[str, npt.NDArray[Any]], start: Numbers, count: Numbers) -> None:

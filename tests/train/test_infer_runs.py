@@ -147,8 +147,8 @@ def test_charges_that_are_no_numbers(store, tmp_path, monkeypatch):
     config = run_of(store, tmp_path / "run")
     read = larstore.Store.read_arrays
 
-    def spoilt(self, paths, start, stop):
-        arrays = read(self, paths, start, stop)
+    def spoilt(self, paths, start, stop, out=None):
+        arrays = read(self, paths, start, stop, out)
         arrays["voxels/charge"][5] = np.nan
         return arrays
 
@@ -166,10 +166,10 @@ def test_images_beyond_the_budget_go_alone_and_that_is_said(store, tmp_path, cap
 def test_too_little_memory_names_the_images(store, tmp_path, monkeypatch):
     config = run_of(store, tmp_path / "run")
 
-    def fail(samples, keys):
+    def fail(*arguments):
         raise MemoryError
 
-    monkeypatch.setattr(predictor, "join", fail)
+    monkeypatch.setattr(predictor, "read_voxels", fail)
     with pytest.raises(InferenceError, match=r"\(0, 0, 1\), \(0, 1, 1\): 600 voxels do not fit.*max_voxels below"):
         infer(config, None, store, "net")
 

@@ -10,8 +10,9 @@ import larstore
 from larstore import testing
 from larstore.errors import ConfigError
 from larstore.reading import ShardDamageError
-from train.reading import ImageReader, read_rows
-from train.samples import join
+from train.reading import ImageReader, read_rows, read_voxels
+from train.samples import as_batch
+from train.steps import together
 from train.stream import ImageStream, StreamLoader
 from train.transforms import ChargeInput, CoordLimits, Noise, Scale, Threshold, ZSegments
 
@@ -214,26 +215,19 @@ def broken_rows(store, out, start, count):
 
 
 def test_charge_that_is_no_number_names_the_image(store, monkeypatch):
-    from train.samples import to_sample
-
-    image = store.select()[0]
     reader = ImageReader(store.select())
     monkeypatch.setattr("train.reading.read_rows", broken_rows)
     with pytest.raises(larstore.errors.DamageError, match=r"s\.zarr: image \(0, 0, 5\): charge holds NaN.*Fix:"):
         reader(np.array([0, 1, 2]))
-    broken = image.charge.copy()
-    broken[3, 1] = np.nan
-    image._loaded["voxels/charge"] = broken
     with pytest.raises(larstore.errors.DamageError, match="image 7: charge holds NaN"):
-        to_sample(image, "image 7")
+        read_voxels(store, reader.start[:2], reader.count[:2], lambda image: f"image {6 + image}")
 
 
 def test_images_without_voxels_stay_in_the_batch(store):
-    from train.samples import to_sample
-
     image = store.select()[0]
-    nothing = CoordLimits([(0, 0), None, None])(to_sample(image, ""), np.random.default_rng(0))
-    batch = join([nothing, to_sample(image, ""), nothing], [image.key] * 3)
+    first, second, third = ImageReader(store.select())(np.array([0, 0, 0])).split([image.key[2]] * 3)
+    first, third = (CoordLimits([(0, 0), None, None])(each, np.random.default_rng(0)) for each in (first, third))
+    batch = as_batch(together([first, second, third]), [image.key] * 3)
     assert batch["offsets"].tolist() == [0, 0, 120, 120]
     assert (batch["coords"][:, 3] == 1).all()
 

@@ -11,7 +11,6 @@ from larstore.errors import ConfigError
 from preprocess.detector import load_detector
 from train.crops import BudgetCrop, RandomCrop
 from train.flips import Flip, Mirror, make_flip
-from train.samples import to_sample
 from train.steps import Sample
 from train.transforms import make_transforms
 
@@ -200,9 +199,7 @@ def test_a_whole_configuration_of_random_steps(tmp_path, copy_of_store):
     store = larstore.open(path)
     for key, (coords, _, truth) in one.items():
         image = store.image(*key)
-        tiled = {tuple(c) for c in to_sample(image, "").coords.tolist()} & {
-            tuple(c) for c in image.truth_voxels[0].tolist()
-        }
+        tiled = {tuple(c) for c in image.coords.tolist()} & {tuple(c) for c in image.truth_voxels[0].tolist()}
         assert 0 < len(coords) < 90
         assert len({tuple(c) for c in coords} & {tuple(c) for c in truth}) <= len(tiled)
         assert {tuple(c) for c in truth} & {tuple(c) for c in coords} or not truth
