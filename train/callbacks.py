@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from larstore.errors import LarstoreError
+from train.distributed import any_of
 from train.inference import predict
 from train.inference_run import by_store, prediction_name, select
 from train.module import ImageModule
@@ -93,9 +94,7 @@ class TimeLimit(Callback):
     def _look(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """The same on all ranks."""
         assert isinstance(module, ImageModule)
-        over = module.elapsed > 60 * self.minutes
-        if trainer.world_size > 1:
-            over = trainer.strategy.reduce_boolean_decision(over, all=False)
+        over = any_of(module.elapsed > 60 * self.minutes)
         if over and not trainer.should_stop:
             log.info("train.max_minutes = %g is over", self.minutes)
             trainer.should_stop = True

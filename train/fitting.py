@@ -7,20 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
 from larstore.errors import ConfigError
 from train.about import describe_start
 from train.callbacks import PredictWhileTraining, ProgressBar, TimeLimit
-from train.config import naming_file, with_inputs, with_planes
+from train.config import naming_file
 from train.description import describe
 from train.distributed import (
     check_devices,
     check_precision,
     keeping_threads,
-    set_batch_norm,
     share_losses,
     telling_losses_of_processes,
     trainer_arguments,
@@ -28,22 +26,22 @@ from train.distributed import (
 from train.epochs import EpochEnd
 from train.folder import FitResult, RunFolder
 from train.launch import launch
-from train.loaders import count_planes, count_steps, describe_stores, first_coords, input_planes, make_loader
+from train.loaders import count_planes, count_steps, describe_stores, first_coords, make_loader
 from train.loggers import make_loggers
 from train.models import SparseCellNet
 from train.module import ImageModule, TrainingError
+from train.preparing import plain_ctrl_c, prepare_network, stepping, take_over
 from train.ranks import Ranks, cores_of, find_ranks
 from train.resuming import EpochLoader, Start, choose_checkpoint, prepare_folder, read_start
 from train.run_state import RunState
-from train.runtime import compute_threads, device_of, log_to, log_to_stderr, machine, versions, without_remarks
+from train.runtime import compute_threads, log_to, log_to_stderr, machine, versions, without_remarks
 from train.saving import Checkpoints, SaveWithinEpochs
 from train.schema import Config
 from train.signals import Signals, Stopped, leave_to_parent
-from train.sparse.backends import use_backend
 from train.step_table import StepTable
 from train.stopping import Best, Stopping, make_best, make_stopping
 from train.stream import StreamLoader
-from train.transfer import Transferred, freeze, log_transfer, transfer
+from train.transfer import Transferred, log_transfer
 from train.watching import watchers
 
 log = logging.getLogger("larstore.train")
@@ -115,20 +113,15 @@ def _prepare(config: Config, checkpoint: Path | None, ranks: Ranks) -> _Run:
     if train_loader.num_workers and train_loader.worker_init_fn is None:
         train_loader.worker_init_fn = leave_to_parent
     n_planes = count_planes([train_loader, valid_loader])
-    planes = input_planes(config, [train_loader, valid_loader])
-    config = with_inputs(with_planes(config, planes), len(planes))
-    torch.manual_seed(config.seed)
-    module = ImageModule(config, count_steps(train_loader.stream, config.train.n_epochs, config.train.accumulate))
-    backend = use_backend(module.model, config.train.backend, device_of(config), training=True)
+    n_steps = count_steps(train_loader.stream, config.train.n_epochs, config.train.accumulate)
+    config, module, backend = prepare_network(config, [train_loader, valid_loader], n_steps)
     check_precision(config, module.model)
-    set_batch_norm(module.model, config.train.batch_norm)
     share_losses(module.loss)
     start, transferred = Start(), None
     if checkpoint is not None:
         start = read_start(checkpoint, config, module, train_loader)
-    elif config.train.transfer is not None:
-        transferred = transfer(module.model, config, config.train.transfer)
-        module.hold(freeze(module.model, config.train.transfer.freeze, transferred.taken))
+    else:
+        transferred = take_over(module)
     judges = make_best(config), make_stopping(config)
     return _Run(
         config, folder, module, train_loader, valid_loader, start, n_planes, backend,
@@ -188,22 +181,13 @@ def _train(run: _Run, threads: int, progress: bool, copy: Path | None) -> FitRes
             **arguments,
             max_epochs=config.train.n_epochs,
             min_epochs=0,
-            gradient_clip_val=config.train.gradient_clip,
-            gradient_clip_algorithm=config.train.gradient_clip_algorithm,
-            accumulate_grad_batches=config.train.accumulate,
+            **stepping(config.train),
             callbacks=callbacks,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-            # The number of batches is another one each epoch: the voxel budget cuts a new order.
-            reload_dataloaders_every_n_epochs=1,
         )
         try:
             batches = EpochLoader(run.train_loader, run.start.trained_through)
-            trainer.fit(run.module, batches, run.valid_loader, ckpt_path=run.start.checkpoint, weights_only=True)
+            with plain_ctrl_c():
+                trainer.fit(run.module, batches, run.valid_loader, ckpt_path=run.start.checkpoint, weights_only=True)
         except Stopped as stop:
             raise (KeyboardInterrupt if stop.number == signal.SIGINT else SystemExit(128 + stop.number)) from stop
         except RuntimeError as error:
@@ -214,8 +198,5 @@ def _train(run: _Run, threads: int, progress: bool, copy: Path | None) -> FitRes
                 f"a process of data.num_workers was lost ({said.splitlines()[0].strip(' .')}). Fix: find out who ended "
                 "it (out of memory?), fewer workers or a smaller data.read_ahead_mb, then --resume"
             ) from error
-        except SystemExit as stop:  # Lightning's answer to Ctrl-C, after which it ignores further ones
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            raise KeyboardInterrupt from stop
     checkpoints.check_last()
     return FitResult(run.folder.find_checkpoint(), rows)

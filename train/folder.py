@@ -142,6 +142,12 @@ class RunFolder:
         return handler
 
 
+def checkpoint_of(origin: str) -> Path:
+    """What ``train.transfer`` names: a checkpoint file, or a run's directory, of which it is the last one."""
+    path = Path(origin)
+    return RunFolder(path).find_checkpoint() if path.is_dir() else path
+
+
 def column_order(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The research code's columns in its order (epoch; loss, metrics, time of train_, then of valid_); ours behind."""
     names = list(dict.fromkeys(name for row in rows for name in row))

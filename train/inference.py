@@ -16,6 +16,7 @@ from rich.progress import Progress
 import larstore
 from larstore.errors import ConfigError
 from larstore.selection import Selection
+from train.choosing import expect_tpcs
 from train.config import naming_file
 from train.folder import RunFolder
 from train.inference_workers import Work, predict_there
@@ -95,17 +96,6 @@ def find_checkpoint(config: Config, checkpoint: str | Path | int | None) -> Path
     if checkpoint is None or isinstance(checkpoint, int) or checkpoint in NAMED_EPOCHS:
         return RunFolder(config.output_dir).find_checkpoint(epoch)
     return Path(checkpoint)
-
-
-def expect_tpcs(store: larstore.Store, tpcs: Sequence[int] | None, what: str) -> None:
-    """ConfigError if the store has no image of one of these TPCs; ``what`` named them."""
-    known = np.unique(store.select().column("tpc")).tolist()
-    unknown = sorted(set(tpcs or ()) - set(known))
-    if unknown:
-        raise ConfigError(
-            f"{store.path}: has no image of TPC {', '.join(map(str, unknown))}. "
-            f"Fix: {what} among {', '.join(map(str, known)) or 'none, it holds no image'}"
-        )
 
 
 def predict(

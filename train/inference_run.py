@@ -12,9 +12,10 @@ import larstore
 from larstore.errors import ConfigError
 from larstore.selection import Selection
 from train.checkpoint import load_checkpoint
+from train.choosing import choose
 from train.config import naming_file
-from train.folder import RunFolder
-from train.inference import InferResult, expect_tpcs, predict
+from train.folder import RunFolder, checkpoint_of
+from train.inference import InferResult, predict
 from train.runtime import log_to, log_to_stderr
 from train.schema import Config, SourceConfig
 
@@ -47,16 +48,7 @@ def by_store(sources: list[SourceConfig]) -> dict[str, list[SourceConfig]]:
 def select(sources: list[SourceConfig], every: int = 1) -> Selection:
     """The images that sources of one store choose, every n-th of each. Raises ConfigError for one without any."""
     store = larstore.open(sources[0].path)
-    rows = []
-    for source in sources:
-        expect_tpcs(store, source.tpcs, "data.tpcs")
-        part = store.select(files=source.files, tpcs=source.tpcs)
-        if not len(part):
-            raise ConfigError(
-                f"{source.path}: no image in files {list(source.files)}, TPCs {source.tpcs or 'all'}. Fix: correct "
-                f"data.inference_i or data.tpcs; 'larstore index {source.path}' lists what there is"
-            )
-        rows.append(part.row_numbers[::every])
+    rows = [choose(store, source, "inference_i").row_numbers[::every] for source in sources]
     return store.select(where=np.isin(store.index_columns.live, np.concatenate(rows)))
 
 
@@ -103,8 +95,7 @@ def _checkpoint(config: Config, folder: RunFolder, epoch: int | None) -> Path:
             f"{folder.path}: holds no checkpoint to predict with. Fix: output_dir of a trained run, or train.transfer: "
             "a run or a checkpoint file; to train instead, add data.train_i"
         )
-    origin = Path(config.train.transfer.path)
-    return RunFolder(origin).find_checkpoint() if origin.is_dir() else origin
+    return checkpoint_of(config.train.transfer.path)
 
 
 def refuse_copies(environment: Mapping[str, str] = os.environ) -> None:

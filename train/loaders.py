@@ -8,9 +8,9 @@ import torch
 import larstore
 from larstore.errors import ConfigError
 from train.batches import local_batches
+from train.choosing import choose
 from train.flips import make_flip
-from train.inference import expect_tpcs
-from train.schema import Config, SourceConfig
+from train.schema import Config
 from train.stream import ImageStream, StreamLoader
 from train.transforms import make_transforms
 
@@ -29,10 +29,7 @@ def make_loader(
     pairs, weights = [], []
     for source in data.sources("train" if training else "inference"):
         store = larstore.open(source.path)
-        selection = store.select(files=source.files, tpcs=source.tpcs)
-        if not len(selection):
-            raise ConfigError(_nothing(store, source, "train_i" if training else "inference_i"))
-        expect_tpcs(store, source.tpcs, "data.tpcs")
+        selection = choose(store, source, "train_i" if training else "inference_i")
         flip = None
         if training and data.flips is not None:
             flip = make_flip(data.flips, store, np.unique(selection.column("tpc")).tolist())
@@ -64,24 +61,6 @@ def make_loader(
     )
     pin = config.train.accelerator != "cpu" and torch.cuda.is_available()
     return StreamLoader(stream, data.num_workers if training else 0, data.start_method, pin, data.read_ahead_mb)
-
-
-def _nothing(store: Any, source: SourceConfig, key: str) -> str:
-    """What is wrong with a source that holds no image: its TPCs, or its files."""
-    index = store.index_columns
-    there = {name: np.unique(index.column(name)[index.live]) for name in ("file", "tpc")}
-    listed = f"'larstore index {source.path}' lists what there is"
-    if not len(there["file"]):
-        return f"{source.path}: the store holds no image. Fix: preprocess into it, or leave it out of data.data_path"
-    unknown = sorted(set(source.tpcs or ()) - set(there["tpc"].tolist()))
-    if unknown and len(unknown) == len(set(source.tpcs or ())):
-        known = ", ".join(map(str, there["tpc"][:20]))
-        return f"{source.path}: no image of TPCs {unknown}, the store has {known}. Fix: correct data.tpcs; {listed}"
-    reach = f"{there['file'][0]} to {there['file'][-1]}"
-    return (
-        f"{source.path}: no image in files {list(source.files)}, TPCs {source.tpcs or 'all'}; the store has files "
-        f"{reach}. Fix: correct data.{key} or data.tpcs; {listed}"
-    )
 
 
 def count_steps(stream: ImageStream, n_epochs: int, accumulate: int = 1) -> int:

@@ -71,11 +71,7 @@ class Metrics:
     ) -> None:
         self.compared = (VoxelLoss() if loss is None else loss).compared
         made = {name: make_metric(section) for name, section in sections.items()}
-        self.metrics = {
-            name: metric
-            for name, metric in made.items()
-            if not (constant_memory and any(isinstance(state, list) for state in metric._defaults.values()))
-        }
+        self.metrics = {name: metric for name, metric in made.items() if not (constant_memory and keeps_all(metric))}
 
     @torch.no_grad()
     def update(self, output: Tensor, target: Tensor, weight: Tensor) -> None:
@@ -100,6 +96,11 @@ class Metrics:
             metric.reset()
         agreed: dict[str, float] = from_first(values)
         return agreed
+
+
+def keeps_all(metric: torchmetrics.Metric) -> bool:
+    """Whether it keeps every score that it takes in."""
+    return any(isinstance(state, list) for state in metric._defaults.values())
 
 
 State = dict[str, Tensor | list[Tensor]]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from larstore.errors import ConfigError, LarstoreError
-from train.distributed import gather, gather_objects, size
+from train.distributed import any_of, gather, gather_objects, size
 from train.losses import make_loss
 from train.metrics import Metrics
 from train.models import build_model, check_scores
@@ -142,13 +142,13 @@ class ImageModule(lightning.LightningModule):
         self._check_finite(math.isfinite(value), "loss", batch, part)
         if not counts:
             return loss
-        self._note(value, float(batch["weight"].sum()) > 0, part)
+        self._note(value, batch["weight"], part)
         self.metrics[part].update(output, batch["target"], batch["weight"])
         return loss
 
     def _check_finite(self, finite: bool, what: str, batch: dict[str, Any], part: str) -> None:
         """Raise TrainingError on all processes where a number of one is not finite."""
-        if all(row[0] for row in gather([float(finite)])):
+        if not any_of(not finite):
             return
         about = f"epoch {self.current_epoch}, batch {batch['number']}, images (file, event, tpc) {batch['keys']}"
         wrong = [each for each in gather_objects(None if finite else about) if each is not None]
@@ -157,7 +157,7 @@ class ImageModule(lightning.LightningModule):
             "Fix: lower optimizer.lr, set train.gradient_clip, or look at these images"
         )
 
-    def _note(self, value: float, counts: bool, part: str) -> None:
+    def _note(self, value: float, weight: Tensor, part: str) -> None:
         """Keep the loss of a batch and its parts for the summary: in training those of the joint batch.
 
         Batches of validation are each their own, in the order of the ranks; a repeated one, of weight 0, is none.
@@ -166,6 +166,7 @@ class ImageModule(lightning.LightningModule):
         if size() == 1:
             rows = [[value, *parts.values()]]
         else:
+            counts = float(weight.sum()) > 0
             table = gather([self.elapsed_before + time.monotonic() - self.started, counts, value, *parts.values()])
             self.agreed = table[0][0]
             rows = [row[2:] for row in table if row[1]] or [row[2:] for row in table[:1]]

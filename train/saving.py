@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from train.checkpoint import link_checkpoint, write_checkpoint
-from train.distributed import gather_objects
+from train.distributed import any_of, gather_objects
 from train.folder import RunFolder
 from train.module import TrainingError
 from train.run_state import RunState
@@ -125,7 +125,7 @@ class SaveWithinEpochs(Callback):
         due = bool(self.every.steps and self.step % self.every.steps == 0)
         if self.every.minutes:
             due = due or time.monotonic() - self.saved >= 60 * self.every.minutes
-        signal = self._agreed(trainer, due)
+        signal = self._agreed(due)
         if signal is None:
             return
         self.checkpoints.within_epoch(trainer, "validation" if trainer.is_last_batch else "batches")
@@ -143,7 +143,7 @@ class SaveWithinEpochs(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Stop within the validation, which is begun again then. Raises Stopped."""
-        signal = self._agreed(trainer, False)
+        signal = self._agreed(False)
         if signal:
             self.checkpoints.within_epoch(trainer, "validation")
             self._stop(trainer, signal, f"in epoch {trainer.current_epoch} at its validation")
@@ -152,16 +152,13 @@ class SaveWithinEpochs(Callback):
         """Stop if a signal came while the epoch's end was written, unless the run ends here. Raises Stopped."""
         if trainer.should_stop or trainer.current_epoch + 1 >= self.checkpoints.n_epochs:
             return
-        signal = self._agreed(trainer, False)
+        signal = self._agreed(False)
         if signal:
             self._stop(trainer, signal, f"after epoch {trainer.current_epoch}")
 
-    def _agreed(self, trainer: lightning.Trainer, due: bool) -> int | None:
+    def _agreed(self, due: bool) -> int | None:
         """The signal that any rank got, 0 if there was none but a checkpoint is due, else None."""
-        wanted = due or self.signals.received is not None
-        if trainer.world_size > 1:
-            wanted = trainer.strategy.reduce_boolean_decision(wanted, all=False)
-        if not wanted:
+        if not any_of(due or self.signals.received is not None):
             return None
         received: list[int] = gather_objects(self.signals.received or 0)
         return max(received)

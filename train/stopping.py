@@ -6,10 +6,9 @@ from typing import Any, Literal
 import lightning
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
-from torchmetrics import Metric
 
 from larstore.errors import ConfigError
-from train.metrics import make_metric
+from train.metrics import keeps_all, make_metric
 from train.schema import Config, EarlyStoppingConfig, JudgedBy
 
 Mode = Literal["min", "max"]
@@ -43,16 +42,12 @@ def check_metric(section: JudgedBy, config: Config, key: str) -> None:
     losses = ["loss", *(["score_loss", "charge_loss"] if config.loss and config.loss.name == "MultiTaskLoss" else [])]
     known = [*losses, *config.metrics]
     if part == "train":
-        known = [*losses, *(name for name, block in config.metrics.items() if not _keeps_all(make_metric(block)))]
+        known = [*losses, *(name for name, block in config.metrics.items() if not keeps_all(make_metric(block)))]
     if name not in known:
         raise ConfigError(
             f"train.{key}.metric: {section.metric!r} is not in the summaries. Fix: one of "
             f"{', '.join(known if part == 'valid' else [f'train_{each}' for each in known])}"
         )
-
-
-def _keeps_all(metric: Metric) -> bool:
-    return any(isinstance(state, list) for state in metric._defaults.values())
 
 
 class Best:

@@ -4,14 +4,13 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from larstore.errors import ConfigError
 from train.checkpoint import load_checkpoint, model_weights
-from train.folder import RunFolder
+from train.folder import RunFolder, checkpoint_of
 from train.same_inputs import check_inputs
 from train.schema import Config, TransferConfig
 
@@ -68,7 +67,7 @@ def transfer(model: nn.Module, config: Config, wanted: TransferConfig) -> Transf
         ConfigError: nothing fits, a pattern matches nothing, or the weights are of other inputs.
         InputError: the checkpoint cannot be read.
     """
-    path = RunFolder(wanted.path).find_checkpoint() if Path(wanted.path).is_dir() else Path(wanted.path)
+    path = checkpoint_of(wanted.path)
     content = load_checkpoint(path)
     check_inputs(content, config, str(path))
     weights, own = model_weights(content), model.state_dict()

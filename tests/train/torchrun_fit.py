@@ -2,7 +2,7 @@
 
 import sys
 
-from train import fitting
+from train import fitting, preparing
 from train.config import load_config
 from train.distributed import gather_objects
 from train.module import ImageModule
@@ -16,7 +16,7 @@ class Kept(ImageModule):
         made.append(self)
 
 
-fitting.ImageModule = Kept
+preparing.ImageModule = Kept
 fitting.fit(load_config(sys.argv[1], sys.argv[2:]))
 weights = {name: tensor.tolist() for name, tensor in made[0].model.named_parameters()}
 found = gather_objects(weights)

@@ -1,0 +1,50 @@
+"""The images that a configuration, or an option, chooses of a store; what is not there is told with what is."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from larstore.errors import ConfigError
+from larstore.selection import Selection
+from train.schema import SourceConfig
+
+
+def choose(store: Any, source: SourceConfig, key: str) -> Selection:
+    """The images of a source of ``data.KEY``. Raises ConfigError where there is none, or none of one of its TPCs."""
+    selection: Selection = store.select(files=source.files, tpcs=source.tpcs)
+    if not len(selection):
+        raise ConfigError(_nothing(store, source, key))
+    expect_tpcs(store, source.tpcs, "data.tpcs")
+    return selection
+
+
+def expect_tpcs(store: Any, tpcs: Sequence[int] | None, what: str) -> None:
+    """ConfigError if the store has no image of one of these TPCs; ``what`` named them."""
+    if not tpcs:
+        return
+    known = np.unique(store.select().column("tpc")).tolist()
+    unknown = sorted(set(tpcs) - set(known))
+    if unknown:
+        raise ConfigError(
+            f"{store.path}: has no image of TPC {', '.join(map(str, unknown))}. "
+            f"Fix: {what} among {', '.join(map(str, known)) or 'none, it holds no image'}"
+        )
+
+
+def _nothing(store: Any, source: SourceConfig, key: str) -> str:
+    """What is wrong with a source that holds no image: its TPCs, or its files."""
+    index = store.index_columns
+    there = {name: np.unique(index.column(name)[index.live]) for name in ("file", "tpc")}
+    listed = f"'larstore index {source.path}' lists what there is"
+    if not len(there["file"]):
+        return f"{source.path}: the store holds no image. Fix: preprocess into it, or leave it out of data.data_path"
+    unknown = sorted(set(source.tpcs or ()) - set(there["tpc"].tolist()))
+    if unknown and len(unknown) == len(set(source.tpcs or ())):
+        known = ", ".join(map(str, there["tpc"][:20]))
+        return f"{source.path}: no image of TPCs {unknown}, the store has {known}. Fix: correct data.tpcs; {listed}"
+    reach = f"{there['file'][0]} to {there['file'][-1]}"
+    return (
+        f"{source.path}: no image in files {list(source.files)}, TPCs {source.tpcs or 'all'}; the store has files "
+        f"{reach}. Fix: correct data.{key} or data.tpcs; {listed}"
+    )
