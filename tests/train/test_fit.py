@@ -14,6 +14,7 @@ import yaml
 
 import larstore
 from larstore.errors import ConfigError, InputError
+from tests.train.small_runs import assert_same, run_values
 from train.checkpoint import load_checkpoint, model_weights
 from train.config import make_config
 from train.fitting import fit
@@ -31,24 +32,10 @@ def store(tmp_path_factory, copy_of_store):
 
 def settings(store, out, **changes):
     """A configuration for six training files and two for validation; changes by dotted keys, dots written __."""
-    values = {
-        "output_dir": str(out),
-        "seed": 1,
-        "trainer": {"name": "one_cycle"},
-        "data": {
-            "data_path": str(store),
-            "train_i": [0, 5],
-            "inference_i": [6, 7],
-            "threshold": 0,
-            "batch_size": 2,
-            "charge": {"transform": "asinh"},
-        },
-        "model": {"name": "cellnet_binary"},
-        "loss": {"name": "BCELoss"},
-        "optimizer": {"name": "Adam", "lr": 0.02},
-        "train": {"n_epochs": 4, "threads": 1, "accelerator": "cpu"},
-        "metrics": {"acc": "BinAccuracy", "ap": "AveragePrecision"},
-    }
+    values = run_values(store, out, [0, 5], [6, 7], lr=0.02, n_epochs=4)
+    values |= {"seed": 1, "trainer": {"name": "one_cycle"}}
+    values["data"]["batch_size"] = 2
+    values["metrics"] = {"acc": "BinAccuracy", "ap": "AveragePrecision"}
     for key, value in changes.items():
         *parents, last = key.split("__")
         block = values
@@ -80,22 +67,6 @@ def trained_keys(monkeypatch):
         ImageModule, "training_step", lambda self, batch, i: (seen.append(batch["keys"]), step(self, batch, i))[1]
     )
     return seen
-
-
-def assert_same(a, b):
-    """Equal bit for bit, however nested."""
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_same(a[key], b[key])
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b)
-        for x, y in zip(a, b, strict=True):
-            assert_same(x, y)
-    else:
-        assert a == b
 
 
 def test_learns_and_leaves_a_run_behind(finished, store):

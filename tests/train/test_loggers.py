@@ -10,6 +10,7 @@ from lightning.pytorch import loggers
 from lightning.pytorch.loggers import CSVLogger
 
 from larstore.errors import ConfigError
+from tests.train.small_runs import run_values
 from train.config import make_config
 from train.fitting import fit
 
@@ -22,24 +23,8 @@ def store(tmp_path_factory, copy_of_store):
 
 
 def settings(store, out, wanted, **train):
-    return make_config(
-        {
-            "output_dir": str(out),
-            "data": {
-                "data_path": str(store),
-                "train_i": [0, 1],
-                "inference_i": [2, 2],
-                "threshold": 0,
-                "charge": {"transform": "asinh"},
-            },
-            "model": {"name": "cellnet_binary"},
-            "loss": {"name": "BCELoss"},
-            "optimizer": {"name": "Adam", "lr": 0.01},
-            "train": {"n_epochs": 2, "threads": 1, "accelerator": "cpu", "log_every_n_steps": 2, **train},
-            "metrics": {"acc": "BinAccuracy"},
-            "loggers": wanted,
-        }
-    )
+    values = run_values(store, out, [0, 1], [2, 2], **{"n_epochs": 2, "log_every_n_steps": 2, **train})
+    return make_config(values | {"metrics": {"acc": "BinAccuracy"}, "loggers": wanted})
 
 
 class Refusing(CSVLogger):

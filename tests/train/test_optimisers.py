@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from larstore.errors import ConfigError
+from tests.train.small_runs import assert_same, run_values
 from train.checkpoint import load_checkpoint
 from train.config import make_config
 from train.distributed import check_devices
@@ -45,47 +46,14 @@ def store(tmp_path_factory, copy_of_store):
 
 
 def settings(store, out, optimizer, trainer="basic", n_epochs=1, loss="BCELoss"):
-    return make_config(
-        {
-            "output_dir": str(out),
-            "seed": 1,
-            "trainer": trainer,
-            "data": {
-                "data_path": str(store),
-                "train_i": [0, 1],
-                "inference_i": [2, 2],
-                "threshold": 0,
-                "batch_size": 2,
-                "charge": {"transform": "asinh"},
-            },
-            "model": {"name": "cellnet_binary"},
-            "loss": {"name": loss},
-            "optimizer": optimizer,
-            "train": {"n_epochs": n_epochs, "threads": 1, "accelerator": "cpu"},
-        }
-    )
+    values = run_values(store, out, [0, 1], [2, 2], n_epochs=n_epochs)
+    values["data"]["batch_size"] = 2
+    return make_config(values | {"seed": 1, "trainer": trainer, "loss": {"name": loss}, "optimizer": optimizer})
 
 
 def state_of(result):
     content = load_checkpoint(result.checkpoint)
     return content["state_dict"], content["optimizer_states"], content["larstore"]["schedule"]
-
-
-def assert_same(a, b):
-    """Equal bit for bit, however nested."""
-    assert type(a) is type(b)
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_same(a[key], b[key])
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b)
-        for x, y in zip(a, b, strict=True):
-            assert_same(x, y)
-    else:
-        assert a == b
 
 
 def resumed(first, whole, config, tmp_path):

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from larstore.cli import build_app
 from larstore.errors import ConfigError
+from tests.train.small_runs import run_values
 from train.checkpoint import load_checkpoint
 from train.config import make_config, with_inputs
 from train.fitting import fit
@@ -56,29 +57,11 @@ def store(tmp_path_factory, copy_of_store):
 def settings(store, out, **train):
     """12 images in 6 batches an epoch, 4 for validation."""
     trainer = train.pop("trainer", {"name": "one_cycle"})
-    return make_config(
-        {
-            "output_dir": str(out),
-            "seed": 1,
-            "trainer": trainer,
-            "data": {
-                "data_path": str(store),
-                "train_i": [0, 5],
-                "inference_i": [6, 7],
-                "threshold": 0,
-                "batch_size": 2,
-                "charge": {"transform": "asinh"},
-                "noise": {"sd": 50.0},
-                **train.pop("data", {}),
-            },
-            "model": {"name": "cellnet_binary"},
-            "loss": {"name": "BCELoss"},
-            "optimizer": {"name": "Adam", "lr": 0.02},
-            "train": {"n_epochs": 3, "threads": 1, "accelerator": "cpu", **train},
-            "metrics": {"acc": "BinAccuracy", "ap": "AveragePrecision"},
-            "store_inference": train.pop("store_inference", None),
-        }
-    )
+    data, store_inference = train.pop("data", {}), train.pop("store_inference", None)
+    values = run_values(store, out, [0, 5], [6, 7], lr=0.02, **{"n_epochs": 3, **train})
+    values["data"] |= {"batch_size": 2, "noise": {"sd": 50.0}, **data}
+    values |= {"seed": 1, "trainer": trainer, "store_inference": store_inference}
+    return make_config(values | {"metrics": {"acc": "BinAccuracy", "ap": "AveragePrecision"}})
 
 
 def steps(out):

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 import larstore
+from tests.train.small_runs import run_values
 from train.checkpoint import load_checkpoint, write_checkpoint
 from train.config import make_config
 from train.fitting import fit
@@ -31,23 +32,8 @@ def store(tmp_path_factory, copy_of_store):
 
 
 def settings(store, out, **train):
-    return make_config(
-        {
-            "output_dir": str(out),
-            "data": {
-                "data_path": str(store),
-                "train_i": [0, 1],
-                "inference_i": [2, 2],
-                "threshold": 0,
-                "charge": {"transform": "asinh"},
-            },
-            "model": {"name": "cellnet_binary"},
-            "loss": {"name": "BCELoss"},
-            "optimizer": {"name": "Adam", "lr": 1e-7},
-            "train": {"n_epochs": 2, "threads": 1, "accelerator": "cpu", **train},
-            "metrics": {"acc": "BinAccuracy"},
-        }
-    )
+    values = run_values(store, out, [0, 1], [2, 2], lr=1e-7, **{"n_epochs": 2, **train})
+    return make_config(values | {"metrics": {"acc": "BinAccuracy"}})
 
 
 def drawings(text):
