@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from train.ahead import pinned
 from train.samples import Batch
 
 ALIGNED = 64  # bytes
@@ -52,7 +53,7 @@ class Parcel:
 
     def pin_memory(self) -> Batch:
         """What torch's thread asks for: a copy in pinned memory."""
-        return {k: v.pin_memory() if isinstance(v, torch.Tensor) else v for k, v in self.open().items()}
+        return pinned(self.open())
 
 
 class Slots:
