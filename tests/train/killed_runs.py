@@ -54,19 +54,37 @@ def ended(pid):
     return os.waitstatus_to_exitcode(status) if done else None
 
 
-def kill_once(config, draw):
-    """Start, kill at a random moment. Returns (was killed, after it had written a checkpoint)."""
+def undisturbed(config):
+    """Train to the end. Returns seconds from the start to the first checkpoint, and from one checkpoint to the next."""
+    folder = RunFolder(config.output_dir)
+    pid, began, first = start(config), time.monotonic(), None
+    while (status := ended(pid)) is None:
+        if first is None and state(folder) is not None:
+            first = time.monotonic() - began
+        time.sleep(0.001)
+    assert status == 0, f"fit ended with {status}"
+    steps = len(folder.step_file.read_text().splitlines()) - 1
+    return first, (time.monotonic() - began - first) / steps
+
+
+def kill_once(config, draw, first, pace):
+    """Start, kill at a random moment. Returns (was killed, after it had written a checkpoint).
+
+    Moments count in what an undisturbed run takes, so that no machine is so fast that a few starts are the whole run.
+    """
     folder = RunFolder(config.output_dir)
     before = state(folder)
-    pid, began = start(config), time.monotonic()
-    until = began + draw.uniform(0.0, 3.0) if draw.random() < 0.3 else None  # else soon after its first checkpoint
+    pid, began, saved = start(config), time.monotonic(), False
+    until = began + draw.uniform(0.0, first) if draw.random() < 0.3 else None  # else soon after its first checkpoint
     while time.monotonic() - began < PATIENCE:
         status = ended(pid)
         if status is not None:
             assert status == 0, f"fit ended with {status}"
             return False, True
-        if until is None and state(folder) != before:
-            until = time.monotonic() + draw.uniform(0.0, 0.05)
+        if not saved and state(folder) != before:
+            saved = True
+            soon = time.monotonic() + draw.uniform(0.0, 2.0) * pace
+            until = soon if until is None else min(until, soon)
         if until is not None and time.monotonic() >= until:
             break
         time.sleep(0.001)
@@ -83,11 +101,11 @@ def finish(config):
     assert status == 0, f"fit ended with {status}"
 
 
-def main(undisturbed, killed, n_kills, seed):
+def main(left_alone, killed, n_kills, seed):
     """Let one run end, kill the other so many times, then let it end."""
-    finish(load_config(undisturbed))
+    first, pace = undisturbed(load_config(left_alone))
     config, draw = load_config(killed), random.Random(seed)
-    kills = [kill_once(config, draw) for _ in range(n_kills)]
+    kills = [kill_once(config, draw, first, pace) for _ in range(n_kills)]
     finish(config)
     print(sum(killed for killed, _ in kills), sum(killed and saved for killed, saved in kills))
 

@@ -88,6 +88,6 @@ def test_killed_a_few_times(tmp_path, copy_of_store):
 @pytest.mark.timeout(900)  # 26 starts, which take a minute on an idle machine
 def test_killed_twenty_times_and_more(tmp_path, copy_of_store):
     store = copy_of_store(tmp_path / "s.zarr", n_voxels=300)
-    kills, after_a_checkpoint = compare(store, tmp_path, 24, False, n_epochs=6)
+    kills, after_a_checkpoint = compare(store, tmp_path, 24, False, n_epochs=12)
     assert kills >= 20
     assert after_a_checkpoint >= 10
