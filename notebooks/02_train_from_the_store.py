@@ -36,8 +36,8 @@ from preprocess.config import RunConfig
 from preprocess.simulation import SimulationConfig
 from train import ImageStream, build_model, describe, evaluate, fit, infer
 from train.config import make_config
-from train.learning_rate import find_learning_rate, write_rate_test
-from train.overfitting import overfit
+from train.fitting.learning_rate import find_learning_rate, write_rate_test
+from train.fitting.overfitting import overfit
 
 folder = Path(tempfile.mkdtemp())
 

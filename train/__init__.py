@@ -11,15 +11,15 @@ os.environ.setdefault("KMP_BLOCKTIME", "1")
 
 # Loaded on first use: `larstore --help` must not import torch.
 _PUBLIC = {
-    "ImageStream": "train.stream",
+    "ImageStream": "train.streaming.stream",
     "load_config": "train.config",
     "build_model": "train.models",
-    "describe": "train.description",
-    "fit": "train.fitting",
-    "infer": "train.inference",
-    "evaluate": "train.evaluation",
-    "import_checkpoint": "train.importing",
-    "view": "train.display",
+    "describe": "train.models.description",
+    "fit": "train.fitting.fit",
+    "infer": "train.inference.infer",
+    "evaluate": "train.results.evaluation",
+    "import_checkpoint": "train.resuming.importing",
+    "view": "train.results.display",
 }
 __all__ = [
     "ImageStream",

@@ -37,7 +37,7 @@ def import_checkpoint_command(
             param_hint="--input-planes",
         )
     from train.config import load_config
-    from train.importing import import_checkpoint
+    from train.resuming.importing import import_checkpoint
 
     settings = load_config(config, set_ or [])
     planes = None if input_planes is None else [name.strip() for name in input_planes.split(",")]

@@ -55,21 +55,21 @@ def train(
     given = [f"train.{name}={value}" for name, value in options.items() if value is not None]
     settings = load_config(config, [*(set_ or []), *given])
     if not settings.data.sources("train") and settings.data.sources("inference"):
-        from train.inference_run import infer_configured, refuse_copies
+        from train.inference.run import infer_configured, refuse_copies
 
         refuse_copies()
         for each in infer_configured(settings, epoch, workers=workers, verbose=verbose):
             _print_values(vars(each))
         return
-    from train.ranks import find_ranks
+    from train.processes.ranks import find_ranks
 
     ranks = find_ranks(settings.train)
     if ranks.started:
-        from train.fitting import fit
+        from train.fitting.fit import fit
 
         result = fit(settings, resume, epoch, auto=auto_resume, verbose=verbose)
     else:
-        from train.launch import launch
+        from train.processes.launch import launch
 
         result = launch(ranks, settings, resume=resume, epoch=epoch, auto=auto_resume, verbose=verbose)
     if ranks.rank:
@@ -117,8 +117,8 @@ def infer(
         raise typer.BadParameter("--export and -o go together", param_hint="--export")
     chosen = _files(files), _tpcs(tpcs)
     settings = load_config(config, set_ or [])
-    from train.inference import infer as run
-    from train.inference_run import refuse_copies
+    from train.inference.infer import infer as run
+    from train.inference.run import refuse_copies
 
     refuse_copies()
     result = run(
@@ -157,7 +157,7 @@ def evaluate(
     Example: larstore evaluate run.zarr --prediction ghost3d -o evaluation
     """
     chosen = _files(files), _tpcs(tpcs)
-    from train.evaluation import evaluate as run
+    from train.results.evaluation import evaluate as run
 
     summary = run(store, prediction, output, files=chosen[0], tpcs=chosen[1], truth_threshold=truth_threshold)
     _print_values(summary)
@@ -178,7 +178,7 @@ def view(
 
     Example: larstore view run.zarr 701 0 1 --prediction ghost3d -o event.html
     """
-    from train.display import view as run
+    from train.results.display import view as run
 
     run(store, file, event, tpc, output, prediction=prediction, threshold=threshold)
     typer.echo(str(output))

@@ -16,8 +16,8 @@ def config_command(config: ConfigArgument, set_: SetOption = None) -> None:
     from train.config import load_config, naming_file
 
     settings = load_config(config, set_ or [])
+    from train.fitting.module import ImageModule
     from train.models import build_model
-    from train.module import ImageModule
 
     with naming_file(settings):
         if settings.data.train_i is None:  # for inference; what concerns training alone may be missing

@@ -11,10 +11,10 @@ import yaml
 import larstore
 from larstore.cores import cores
 from larstore.report import Page
-from train.cloud import find_image, make_cloud
-from train.comparison import SAME_VIEW, comparison_figure
 from train.demo_settings import PREDICTION
-from train.pages import add_kept, add_methods, fixed, headline, histogram_figure, layout
+from train.results.cloud import find_image, make_cloud
+from train.results.comparison import SAME_VIEW, comparison_figure
+from train.results.pages import add_kept, add_methods, fixed, headline, histogram_figure, layout
 from train.runtime import versions
 
 if TYPE_CHECKING:

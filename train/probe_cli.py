@@ -28,7 +28,7 @@ def find_lr_command(
     from train.config import load_config
 
     settings = load_config(config, set_ or [])
-    from train.learning_rate import find_learning_rate, write_rate_test
+    from train.fitting.learning_rate import find_learning_rate, write_rate_test
 
     test = find_learning_rate(settings, low, high, steps, verbose=verbose)
     table = write_rate_test(test, settings, output)
@@ -53,7 +53,7 @@ def overfit_command(
     from train.config import load_config
 
     settings = load_config(config, set_ or [])
-    from train.overfitting import check, overfit
+    from train.fitting.overfitting import check, overfit
 
     typer.echo("step\tloss")
     every = max(1, steps // 20)

@@ -18,9 +18,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from train import schema
-from train.optimisers import NOT_FOR_US
-from train.schedules import OF_FUNCTIONS
-from train.torch_losses import NOT_PER_VOXEL, OF_CLASSES, OF_LOGITS
+from train.objective.optimisers import NOT_FOR_US
+from train.objective.schedules import OF_FUNCTIONS
+from train.objective.torch_losses import NOT_PER_VOXEL, OF_CLASSES, OF_LOGITS
 
 WORDS = {int: "whole number", float: "number", str: "text", bool: "true or false", Any: "anything"}
 BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}

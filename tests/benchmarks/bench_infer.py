@@ -21,12 +21,12 @@ from larstore.records import ImageRecord
 from tests.benchmarks.bars import Bar, bar_table
 from tests.benchmarks.side_by_side import machine_line, markdown
 from tests.benchmarks.store_samples import simulated, write_store
-from train.checkpoint import write_checkpoint
 from train.config import Config, make_config, with_inputs
-from train.inference import infer
+from train.inference.infer import infer
+from train.inference.pieces import in_pieces
+from train.inference.predictor import Predictor, load_network
 from train.models import build_model
-from train.pieces import in_pieces
-from train.predictor import Predictor, load_network
+from train.resuming.checkpoint import write_checkpoint
 from train.runtime import compute_threads, versions
 
 NET = {"name": "cellnet_binary", "spatial_size": [1024, 1024, 512], "nChannels": 16, "nStrides": 4, "n_2D": 0}

@@ -19,8 +19,8 @@ from tests.benchmarks.side_by_side import machine_line, markdown
 from tests.benchmarks.sparse_events import SIZE, THRESHOLD, Batch, batch_of, tiled_events
 from tests.benchmarks.sparse_parts import convolution_seconds, memory_apart, split
 from tests.benchmarks.sparse_yardstick import best, convolutions_of, square_product, thin_products
-from train.description import describe
 from train.models import build_model
+from train.models.description import describe
 from train.runtime import compute_threads
 from train.sparse.backends import use_backend
 

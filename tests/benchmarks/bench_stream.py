@@ -28,13 +28,13 @@ from tests.benchmarks.side_by_side import machine_line, markdown, side_by_side
 from tests.benchmarks.store_samples import simulated, write_store
 from tests.benchmarks.stream_baselines import GzipImages, NpzImages, PlainImages
 from train.config import load_config
-from train.losses import make_loss
 from train.models import build_model
+from train.objective.losses import make_loss
 from train.runtime import compute_threads
 from train.schema import ChargeConfig, DataConfig
 from train.sparse.backends import use_backend
-from train.stream import ImageStream, StreamLoader
-from train.transforms import make_transforms
+from train.streaming.stream import ImageStream, StreamLoader
+from train.streaming.transforms import make_transforms
 
 CONFIG = Path(__file__).parents[2] / "configs" / "ghost3d.yaml"
 SMALL, LARGE = 500, 100_000  # voxels an image
@@ -176,7 +176,7 @@ def worker_memory(store: Path) -> float:
 FIRST = """
 import sys, time
 import larstore, train, torch
-from train.stream import ImageStream, StreamLoader
+from train.streaming.stream import ImageStream, StreamLoader
 if __name__ == "__main__":
     start = time.perf_counter()
     loader = StreamLoader(ImageStream(larstore.open(sys.argv[1]).select(), 1, seed=1), int(sys.argv[2]), sys.argv[3])
@@ -240,7 +240,7 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, help="folder for stream-speed.md")
     docs = parser.parse_args().docs
     # Else each worker imports torch anew.
-    multiprocessing.set_forkserver_preload(["train.stream", "tests.benchmarks.stream_baselines"])
+    multiprocessing.set_forkserver_preload(["train.streaming.stream", "tests.benchmarks.stream_baselines"])
     memory = Path("/dev/shm")  # the disk's own speed is no part of the comparison
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         text = page(Path(folder))

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 import larstore
 from tests.benchmarks.training_settings import TRUE_ELECTRONS
-from train.evaluation import read_images
+from train.results.evaluation import read_images
 
 N_DECILES = 10
 CUT = 0.5  # of the score, for the sum over kept voxels

@@ -15,7 +15,7 @@ from preprocess.overlap import PATCH, Overlaps, grid_of
 from preprocess.sources import open_source
 from preprocess.voxels import Tiler
 from tests.benchmarks.training_settings import DOWNSAMPLE
-from train.baselines import plane_agreement
+from train.results.baselines import plane_agreement
 
 FRACTIONS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)  # of the voxels that are kept
 CUT = 0.5  # the score at which the network's choice is told

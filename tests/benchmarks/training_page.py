@@ -36,10 +36,10 @@ def page(results: dict[str, Any]) -> str:
         bar_table(bars(done, names)),
         response_line(settings),
         "## Deghosting",
-        f"""**sp_area** is the 2021 measure, defined in `train/sp_area.py`: efficiency and purity are averaged over
-events at 50 thresholds, a voxel is true from {TRUE_ELECTRONS:,.0f} electrons on, efficiency is relative to true and
-tiled voxels. **AP** is the average precision of an event, its mean over events. In brackets 95 % bootstrap intervals
-over events.""",
+        f"""**sp_area** is the 2021 measure, defined in `train/results/sp_area.py`: efficiency and purity are averaged
+over events at 50 thresholds, a voxel is true from {TRUE_ELECTRONS:,.0f} electrons on, efficiency is relative to true
+and tiled voxels. **AP** is the average precision of an event, its mean over events. In brackets 95 % bootstrap
+intervals over events.""",
         markdown(
             ["held-out events", "method", "sp_area", "mean AP", "AP, pooled"],
             [row for name, title in names.items() for row in _method_rows(title, done[f"score {name}"])],

@@ -1,4 +1,4 @@
-"""How good the scores of a prediction are: `train.sp_area`, average precision per event, and cuts beside them."""
+"""How good the scores of a prediction are: `train.results.sp_area`, average precision per event, and cuts beside."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,13 +10,13 @@ import numpy.typing as npt
 
 import larstore
 from tests.benchmarks.training_settings import TRUE_ELECTRONS
-from train.baselines import BASELINES
-from train.curves import TRUE, ScoreCounts
-from train.evaluation import read_images, voxel_kinds
-from train.sp_area import SpCurve
+from train.results.baselines import BASELINES
+from train.results.curves import TRUE, ScoreCounts
+from train.results.evaluation import read_images, voxel_kinds
+from train.results.sp_area import SpCurve
 
 NETWORK = "network"
-COMPARED = ("no_cut", "plane_agreement")  # of train.baselines
+COMPARED = ("no_cut", "plane_agreement")  # of train.results.baselines
 ROUNDS = 2000  # of the bootstrap
 MAX_VOXELS = 4_000_000  # read at a time
 
@@ -53,7 +53,7 @@ class _Method:
 
 
 def _area_of(efficiencies: Any, purities: Any, chosen: Any) -> float:
-    from train.sp_area import area
+    from train.results.sp_area import area
 
     return area(efficiencies[chosen].mean(axis=0), purities[chosen].mean(axis=0))
 

@@ -19,7 +19,7 @@ from tests.benchmarks.training_frames import FRAMES, FrameInput, explain_frame
 from tests.benchmarks.training_samples import make_again, make_sample
 from tests.benchmarks.training_scores import score_prediction
 from tests.benchmarks.training_settings import DETECTOR, TPC, VARIATIONS, Sample, Settings
-from train.folder import RunFolder
+from train.records.folder import RunFolder
 
 STATE = "state.json"
 BEE = "depos/protodune-sp-truthDepo-6evt-bee.zip"

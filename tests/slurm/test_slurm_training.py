@@ -8,7 +8,7 @@ import yaml
 
 from larstore import create, testing
 from tests.slurm.small_slurm import SmallSlurm, until
-from train.folder import RunFolder
+from train.records.folder import RunFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

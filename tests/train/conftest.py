@@ -28,7 +28,7 @@ class PointNet(torch.nn.Module):
 @pytest.fixture
 def point_net(monkeypatch):
     """`build_model` gives a PointNet, whose class this is."""
-    for module in ("module", "predictor"):
+    for module in ("fitting.module", "inference.predictor"):
         monkeypatch.setattr(f"train.{module}.build_model", lambda block: PointNet(block["nInputFeatures"]))
     return PointNet
 

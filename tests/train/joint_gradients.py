@@ -15,11 +15,11 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from train.config import make_config
-from train.distributed import all_sums, any_of, gather, set_batch_norm, share_losses
-from train.losses import make_loss
-from train.metrics import Metrics
+from train.fitting.module import ImageModule, TrainingError
 from train.models import build_model
-from train.module import ImageModule, TrainingError
+from train.objective.losses import make_loss
+from train.objective.metrics import Metrics
+from train.processes.distributed import all_sums, any_of, gather, set_batch_norm, share_losses
 from train.schema import NamedSection
 from train.sparse.layers import BatchNormReLU
 

@@ -14,10 +14,10 @@ import sys
 import time
 import traceback
 
-from train.checkpoint import load_checkpoint
 from train.config import load_config
-from train.fitting import fit
-from train.folder import RunFolder
+from train.fitting.fit import fit
+from train.records.folder import RunFolder
+from train.resuming.checkpoint import load_checkpoint
 
 PATIENCE = 120.0  # seconds for any one start
 
@@ -112,8 +112,8 @@ def main(left_alone, killed, n_kills, seed):
 
 if __name__ == "__main__":
     if os.environ.get("LARSTORE_TEST_POINT_NET"):
-        import train.module
+        import train.fitting.module
         from tests.train.conftest import PointNet
 
-        train.module.build_model = lambda block: PointNet(block["nInputFeatures"])
+        train.fitting.module.build_model = lambda block: PointNet(block["nInputFeatures"])
     main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

@@ -2,9 +2,9 @@
 
 import torch
 
-from train.checkpoint import write_checkpoint
 from train.config import make_config, with_inputs
 from train.models import build_model
+from train.resuming.checkpoint import write_checkpoint
 from train.runtime import versions
 
 MODEL = {

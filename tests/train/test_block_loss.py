@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import larstore
 from larstore.errors import ConfigError
-from train.block_loss import find_blocks
-from train.losses import make_loss
+from train.objective.block_loss import find_blocks
+from train.objective.losses import make_loss
 from train.schema import NamedSection
 
 

@@ -6,8 +6,8 @@ import pytest
 import larstore
 from larstore.errors import ConfigError
 from larstore.testing import add_images, make_geometry, make_image
-from train.loaders import make_loader
 from train.schema import Config
+from train.streaming.loaders import make_loader
 
 
 @pytest.fixture

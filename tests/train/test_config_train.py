@@ -7,7 +7,7 @@ import yaml
 
 from larstore.errors import ConfigError
 from train.config import load_config, make_config, with_inputs
-from train.module import ImageModule
+from train.fitting.module import ImageModule
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 MINIMAL = {

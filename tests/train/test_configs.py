@@ -14,7 +14,7 @@ from larstore.errors import ConfigError
 from train.cli import infer, train
 from train.config import load_config, make_config, with_inputs
 from train.config_cli import config_command
-from train.module import ImageModule
+from train.fitting.module import ImageModule
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 NAMES = [

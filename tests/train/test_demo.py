@@ -19,7 +19,7 @@ from train.config import make_config
 from train.demo import STATE, Demo, run_commands, typed
 from train.demo_report import write_report
 from train.demo_settings import FULL, PREDICTION, QUICK
-from train.evaluation import evaluate
+from train.results.evaluation import evaluate
 
 
 @pytest.mark.parametrize("settings", [FULL, QUICK, FULL.with_events(30), FULL.with_events(1)])

@@ -11,10 +11,10 @@ import torch
 import yaml
 
 from train.config import make_config
-from train.description import describe
-from train.fitting import fit
-from train.losses import make_loss
+from train.fitting.fit import fit
 from train.models import MODELS, build_model
+from train.models.description import describe
+from train.objective.losses import make_loss
 from train.schema import NamedSection
 from train.sparse import layers
 

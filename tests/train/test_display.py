@@ -13,10 +13,10 @@ import larstore
 from larstore.errors import StoreError
 from larstore.report import Page
 from larstore.testing import make_store
-from train.cloud import find_image, make_cloud
-from train.comparison import comparison_figure
-from train.display import payload, view
-from train.evaluation import evaluate
+from train.results.cloud import find_image, make_cloud
+from train.results.comparison import comparison_figure
+from train.results.display import payload, view
+from train.results.evaluation import evaluate
 
 
 class References(HTMLParser):

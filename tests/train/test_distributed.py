@@ -8,7 +8,7 @@ import torch
 from larstore.errors import ConfigError
 from tests.train import joint_gradients
 from train.config import make_config
-from train.ranks import Ranks, cores_of, find_ranks
+from train.processes.ranks import Ranks, cores_of, find_ranks
 from train.schema import TrainConfig
 
 
@@ -75,7 +75,7 @@ def test_what_contradicts_is_one_line(settings, environ, message):
 
 
 def test_processes_of_a_node_share_its_cores(monkeypatch):
-    monkeypatch.setattr("train.ranks.cores", lambda: 16)
+    monkeypatch.setattr("train.processes.ranks.cores", lambda: 16)
     assert cores_of(Ranks(n=4, n_local=4)) == 4
     assert cores_of(Ranks(n=40, n_local=40)) == 1
     by_srun = Ranks(n=4, n_local=4, by="srun")

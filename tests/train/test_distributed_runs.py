@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from train.checkpoint import load_checkpoint
 from train.config import load_config
-from train.fitting import fit
-from train.folder import RunFolder
+from train.fitting.fit import fit
+from train.records.folder import RunFolder
+from train.resuming.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -163,6 +163,6 @@ def workers(parent):
     found = {}
     for pid in subprocess.run(["pgrep", "-P", str(parent)], capture_output=True, text=True).stdout.split():
         words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-        if "train.launch" in words:
-            found[int(pid)] = words[words.index("train.launch") + 2]
+        if "train.processes.launch" in words:
+            found[int(pid)] = words[words.index("train.processes.launch") + 2]
     return found

@@ -9,8 +9,8 @@ import pytest
 import larstore
 from larstore.errors import StoreError
 from larstore.testing import add_images, make_image, make_store
-from train.curves import ScoreCounts
-from train.evaluation import evaluate, read_images
+from train.results.curves import ScoreCounts
+from train.results.evaluation import evaluate, read_images
 
 
 def predict(path, name="net", files=None, score=None):

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.functional.classification import binary_average_precision
 
-from train.baselines import BASELINES, no_cut, plane_agreement, smallest_charge
-from train.curves import GHOST, TRUE, UNKNOWN, ScoreCounts
+from train.results.baselines import BASELINES, no_cut, plane_agreement, smallest_charge
+from train.results.curves import GHOST, TRUE, UNKNOWN, ScoreCounts
 
 
 def counted(score, true, limit=1 << 21, parts=1):

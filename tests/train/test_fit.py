@@ -15,12 +15,12 @@ import yaml
 import larstore
 from larstore.errors import ConfigError, InputError
 from tests.train.small_runs import assert_same, run_values
-from train.checkpoint import load_checkpoint, model_weights
 from train.config import make_config
-from train.fitting import fit
-from train.folder import RunFolder
-from train.module import ImageModule, TrainingError
-from train.schedules import one_cycle
+from train.fitting.fit import fit
+from train.fitting.module import ImageModule, TrainingError
+from train.objective.schedules import one_cycle
+from train.records.folder import RunFolder
+from train.resuming.checkpoint import load_checkpoint, model_weights
 
 pytestmark = pytest.mark.usefixtures("point_net")
 
@@ -252,7 +252,7 @@ def test_a_failed_write_keeps_the_older_checkpoint(store, tmp_path, monkeypatch)
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("train.checkpoint.os.fsync", full)
+    monkeypatch.setattr("train.resuming.checkpoint.os.fsync", full)
     with pytest.raises(TrainingError, match=r"checkpoint_001.*No space left .*last good one is .*last\.pth.*Fix: "):
         fit(settings(store, tmp_path, train__n_epochs=2), resume=True)
     assert first.checkpoint.read_bytes() == before

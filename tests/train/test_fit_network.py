@@ -7,11 +7,11 @@ import torch
 
 import larstore
 from larstore.errors import ConfigError
-from train.checkpoint import load_checkpoint
 from train.config import make_config
-from train.fitting import fit
-from train.folder import RunFolder
-from train.inference import infer
+from train.fitting.fit import fit
+from train.inference.infer import infer
+from train.records.folder import RunFolder
+from train.resuming.checkpoint import load_checkpoint
 
 
 @pytest.fixture(scope="module")

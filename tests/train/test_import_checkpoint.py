@@ -15,17 +15,17 @@ import larstore
 from larstore import create, testing
 from larstore.errors import ConfigError, InputError, LarstoreError
 from train import cli
-from train.checkpoint import load_checkpoint, model_weights, sha256
 from train.checkpoint_cli import import_checkpoint_command
 from train.config import make_config
-from train.fitting import fit
-from train.folder import RunFolder
-from train.importing import import_checkpoint
-from train.inference import infer
+from train.fitting.fit import fit
+from train.inference.infer import infer
 from train.models import build_model
-from train.research_checkpoint import check_tpcs, research_planes
+from train.records.folder import RunFolder
+from train.resuming.checkpoint import load_checkpoint, model_weights, sha256
+from train.resuming.importing import import_checkpoint
+from train.resuming.research_checkpoint import check_tpcs, research_planes
 from train.schema import TransferConfig
-from train.transforms import make_transforms
+from train.streaming.transforms import make_transforms
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "sparseconvnet"
 NET = {
@@ -339,7 +339,7 @@ LINEAR = {"transform": "linear", "scale": 0.001}
 def test_transfer_feeds_the_planes_in_its_order(store, imported, net, monkeypatch):
     seen = []
     config = training(store, data={"input_planes": ["u", "w", "v"], "charge": LINEAR}, transfer=str(imported))
-    monkeypatch.setattr("train.module.ImageModule.training_step", _keep_first(seen))
+    monkeypatch.setattr("train.fitting.module.ImageModule.training_step", _keep_first(seen))
     result = fit(config, progress=False)
     image = larstore.open(store).image(*seen[0]["keys"][0])
     np.testing.assert_allclose(seen[0]["features"], image.charge[:, [0, 2, 1]] * np.float32(0.001), rtol=1e-6)
@@ -353,7 +353,7 @@ def test_transfer_feeds_the_planes_in_its_order(store, imported, net, monkeypatc
 
 
 def _keep_first(seen):
-    from train.module import ImageModule
+    from train.fitting.module import ImageModule
 
     step = ImageModule.training_step
     return lambda self, batch, i: (seen.append(batch), step(self, batch, i))[1]
@@ -461,7 +461,7 @@ def test_images_of_the_other_side(store, old, config, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"imported for TPC 1, planes u, w, v; TPCs 2, 6 had v, w, u\. Fix: --tpcs"):
         check_tpcs(odd, "protodune-sp-2021", [1, 2, 6, 2], "x")
     new = import_checkpoint(old, tmp_path / "even.ckpt", config, tpc=2).checkpoint
-    monkeypatch.setattr("train.research_checkpoint.DETECTOR", larstore.open(store).attributes["detector"])
+    monkeypatch.setattr("train.resuming.research_checkpoint.DETECTOR", larstore.open(store).attributes["detector"])
     with pytest.raises(ConfigError, match=r"even\.ckpt: imported for TPC 2, .*TPCs 1 had u, w, v\. Fix: "):
         infer(config, new, store, "old")
 

@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 import larstore
 from larstore.errors import ConfigError, LarstoreError, StoreError
 from train import cli
-from train.checkpoint import load_checkpoint, model_weights, sha256
 from train.config import make_config
-from train.fitting import fit
-from train.folder import RunFolder
-from train.inference import infer
+from train.fitting.fit import fit
+from train.inference.infer import infer
+from train.records.folder import RunFolder
+from train.resuming.checkpoint import load_checkpoint, model_weights, sha256
 
 pytestmark = pytest.mark.usefixtures("point_net")
 

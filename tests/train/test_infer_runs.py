@@ -16,12 +16,13 @@ from larstore.testing import add_images, make_geometry, make_image
 from preprocess.exchange.cli import export_command
 from tests.small_disks import fill, remount, small_disk
 from tests.train.small_networks import inference_values, run_of
-from train import cli, predictor
-from train.checkpoint import load_checkpoint
+from train import cli
 from train.config import make_config
-from train.fitting import fit
-from train.inference import InferenceError, infer
-from train.inference_run import infer_configured, prediction_name, refuse_copies
+from train.fitting.fit import fit
+from train.inference import predictor
+from train.inference.infer import InferenceError, infer
+from train.inference.run import infer_configured, prediction_name, refuse_copies
+from train.resuming.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("point_net")
 

@@ -14,8 +14,8 @@ import yaml
 import larstore
 from larstore.errors import StoreError
 from tests.train.small_networks import inference_values, run_of
-from train import inference_workers
-from train.inference import InferenceError, infer
+from train.inference import workers
+from train.inference.infer import InferenceError, infer
 
 SIZE = {"n_files": 5, "n_voxels": 300, "shard_rows": 512, "chunk_rows": 64, "blocks": True}  # a piece a file
 
@@ -27,14 +27,14 @@ def store(tmp_path, copy_of_store):
 
 def kill_when(monkeypatch, wanted):
     """Kill the worker that is given a piece for which ``wanted(number)`` holds, as soon as it has it."""
-    give = inference_workers._Worker.give
+    give = workers._Worker.give
 
     def give_and_kill(self, piece):
         give(self, piece)
         if wanted(piece.number):
             os.kill(self.process.pid, signal.SIGKILL)
 
-    monkeypatch.setattr(inference_workers._Worker, "give", give_and_kill)
+    monkeypatch.setattr(workers._Worker, "give", give_and_kill)
 
 
 def same_scores(store, one, other):
@@ -74,7 +74,7 @@ def test_images_at_which_workers_die_are_named_and_the_rest_is_done(store, tmp_p
 @pytest.mark.slow
 def test_workers_that_cannot_begin_and_errors_of_workers(store, tmp_path, monkeypatch):
     config = run_of(store, tmp_path / "run")
-    start = inference_workers._Pool._start
+    start = workers._Pool._start
 
     def start_and_kill(self, place):
         worker = start(self, place)
@@ -82,7 +82,7 @@ def test_workers_that_cannot_begin_and_errors_of_workers(store, tmp_path, monkey
         return worker
 
     with monkeypatch.context() as patch:
-        patch.setattr(inference_workers._Pool, "_start", start_and_kill)
+        patch.setattr(workers._Pool, "_start", start_and_kill)
         with pytest.raises(InferenceError, match=r"workers die before they are ready, the last one by signal 9.*Fix: "):
             infer(config, None, store, "net", workers=2)
     shard = next(iter(sorted((store / "voxels" / "charge" / "c").iterdir()))) / "0"

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import CSVLogger
 from larstore.errors import ConfigError
 from tests.train.small_runs import run_values
 from train.config import make_config
-from train.fitting import fit
+from train.fitting.fit import fit
 
 pytestmark = pytest.mark.usefixtures("point_net")
 

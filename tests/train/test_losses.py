@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from larstore.errors import ConfigError
-from train.losses import make_loss
-from train.metrics import Metrics
+from train.objective.losses import make_loss
+from train.objective.metrics import Metrics
 from train.schema import NamedSection
 
 

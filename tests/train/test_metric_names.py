@@ -8,7 +8,7 @@ from torchmetrics import classification, regression
 
 from larstore.errors import ConfigError
 from train.config import make_config
-from train.metrics import REFUSED, Metrics, make_metric, metric_names
+from train.objective.metrics import REFUSED, Metrics, make_metric, metric_names
 from train.schema import NamedSection
 
 EVERY = sorted([name for name in classification.__all__ if name.startswith("Binary")] + regression.__all__)

@@ -8,14 +8,14 @@ import torch
 
 import larstore
 from larstore.errors import ConfigError, StoreError
-from train.checkpoint import load_checkpoint, model_weights
 from train.config import make_config
-from train.fitting import fit
-from train.inference import infer
-from train.losses import make_loss
-from train.metrics import Metrics
+from train.fitting.fit import fit
+from train.fitting.module import ImageModule
+from train.inference.infer import infer
 from train.models import build_model
-from train.module import ImageModule
+from train.objective.losses import make_loss
+from train.objective.metrics import Metrics
+from train.resuming.checkpoint import load_checkpoint, model_weights
 from train.schema import NamedSection
 
 NET = {"name": "cellnet_multi", "spatial_size": [256, 64, 64], "nChannels": 4, "nStrides": 2, "n_2D": 0}

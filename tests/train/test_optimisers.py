@@ -7,14 +7,14 @@ import torch
 
 from larstore.errors import ConfigError
 from tests.train.small_runs import assert_same, run_values
-from train.checkpoint import load_checkpoint
 from train.config import make_config
-from train.distributed import check_devices
-from train.fitting import fit
-from train.folder import RunFolder
-from train.optimisers import NOT_FOR_US, make_optimiser, optimiser_names
-from train.ranks import Ranks
-from train.schedules import OF_FUNCTIONS, make_schedule, scheduler_names
+from train.fitting.fit import fit
+from train.objective.optimisers import NOT_FOR_US, make_optimiser, optimiser_names
+from train.objective.schedules import OF_FUNCTIONS, make_schedule, scheduler_names
+from train.processes.distributed import check_devices
+from train.processes.ranks import Ranks
+from train.records.folder import RunFolder
+from train.resuming.checkpoint import load_checkpoint
 from train.schema import NamedSection, ScheduleTrainer
 
 pytestmark = pytest.mark.usefixtures("point_net")
@@ -89,7 +89,7 @@ def test_every_optimiser_trains_and_goes_on(name, store, tmp_path):
 def test_an_optimiser_that_asks_again_counts_each_batch_once(store, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "train.module.ImageModule.summary", lambda self, part: seen.append(len(self.losses[part])) or {}
+        "train.fitting.module.ImageModule.summary", lambda self, part: seen.append(len(self.losses[part])) or {}
     )
     fit(settings(store, tmp_path, {"name": "LBFGS", "max_iter": 5}), progress=False)
     assert seen[0] == 2

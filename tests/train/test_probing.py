@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from larstore.errors import ConfigError, LarstoreError
 from train.config import load_config
-from train.learning_rate import find_learning_rate, suggest
-from train.module import ImageModule, TrainingError
-from train.overfitting import check, overfit
+from train.fitting.learning_rate import find_learning_rate, suggest
+from train.fitting.module import ImageModule, TrainingError
+from train.fitting.overfitting import check, overfit
 from train.probe_cli import find_lr_command, overfit_command
 
 app = typer.Typer()
@@ -127,7 +127,7 @@ def test_a_network_that_sees_nothing_is_told(config, monkeypatch):
         def forward(self, coords, features):
             return torch.sigmoid(self.bias).expand(len(features), 1)
 
-    monkeypatch.setattr("train.module.build_model", lambda block: Blind())
+    monkeypatch.setattr("train.fitting.module.build_model", lambda block: Blind())
     values, error = run("overfit", config, "--set", "optimizer.lr=1", "--steps", "100")
     assert float(values["fell"]) == pytest.approx(1, abs=0.02)
     assert float(values["1"]) > 3 * float(values["100"])  # it fell by more than the factor, but to a constant

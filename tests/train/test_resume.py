@@ -18,12 +18,12 @@ from typer.testing import CliRunner
 from larstore.cli import build_app
 from larstore.errors import ConfigError
 from tests.train.small_runs import run_values
-from train.checkpoint import load_checkpoint
 from train.config import make_config, with_inputs
-from train.fitting import fit
-from train.folder import RunFolder
-from train.module import ImageModule, TrainingError
-from train.unfinished import sums, take_sums
+from train.fitting.fit import fit
+from train.fitting.module import ImageModule, TrainingError
+from train.records.folder import RunFolder
+from train.resuming.checkpoint import load_checkpoint
+from train.resuming.unfinished import sums, take_sums
 
 
 class NoisyNet(torch.nn.Module):
@@ -43,7 +43,7 @@ class NoisyNet(torch.nn.Module):
 
 @pytest.fixture(autouse=True)
 def noisy_net(monkeypatch):
-    for module in ("module", "predictor"):
+    for module in ("fitting.module", "inference.predictor"):
         monkeypatch.setattr(f"train.{module}.build_model", lambda block: NoisyNet(block["nInputFeatures"]))
     random.seed(5)
     np.random.seed(5)  # noqa: NPY002
@@ -218,8 +218,8 @@ def test_killed_while_anything_is_written(store, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         for name in ("replace", "link"):
-            patch.setattr(f"train.checkpoint.os.{name}", copying(getattr(os, name)))
-        patch.setattr("train.folder.Path.replace", copying(type(a).replace))
+            patch.setattr(f"train.resuming.checkpoint.os.{name}", copying(getattr(os, name)))
+        patch.setattr("train.records.folder.Path.replace", copying(type(a).replace))
         whole = fit(config(a), progress=False)
     assert len(copies) >= 12
     assert any(list(copy.glob("checkpoints/*.partial")) for copy in copies)
@@ -279,7 +279,7 @@ def test_which_checkpoints_are_kept(store, tmp_path):
 
 
 def test_periodic_checkpoints_that_cannot_be_written(store, tmp_path, monkeypatch):
-    from train import saving
+    from train.resuming import saving
 
     original, count = saving.write_checkpoint, [0]
 

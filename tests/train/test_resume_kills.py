@@ -10,8 +10,8 @@ import pytest
 import torch
 import yaml
 
-from train.checkpoint import load_checkpoint
-from train.folder import RunFolder
+from train.records.folder import RunFolder
+from train.resuming.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
 

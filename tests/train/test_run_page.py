@@ -14,14 +14,14 @@ import pytest
 
 import larstore
 from tests.train.small_runs import run_values
-from train.checkpoint import load_checkpoint, write_checkpoint
 from train.config import make_config
-from train.fitting import fit
-from train.folder import RunFolder, column_order
-from train.git_state import git_state, in_words
-from train.line_charts import Line, chart, make_axis
-from train.module import ImageModule, TrainingError
-from train.run_page import run_page
+from train.fitting.fit import fit
+from train.fitting.module import ImageModule, TrainingError
+from train.records.folder import RunFolder, column_order
+from train.records.git_state import git_state, in_words
+from train.records.line_charts import Line, chart, make_axis
+from train.records.run_page import run_page
+from train.resuming.checkpoint import load_checkpoint, write_checkpoint
 
 pytestmark = pytest.mark.usefixtures("point_net")
 

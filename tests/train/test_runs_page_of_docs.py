@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from train.config import load_config, make_config
-from train.loggers import PACKAGES
+from train.records.loggers import PACKAGES
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "runs.md").read_text(encoding="utf-8")

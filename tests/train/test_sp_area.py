@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.sp_area import THRESHOLDS, SpCurve
+from train.results.sp_area import THRESHOLDS, SpCurve
 
 voxel = st.tuples(
     st.one_of(

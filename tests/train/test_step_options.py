@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from larstore.errors import ConfigError
-from train.checkpoint import load_checkpoint
 from train.config import make_config
-from train.distributed import check_precision
-from train.fitting import fit
-from train.module import ImageModule
+from train.fitting.fit import fit
+from train.fitting.module import ImageModule
+from train.processes.distributed import check_precision
+from train.resuming.checkpoint import load_checkpoint
 from train.sparse import spconv
 from train.sparse.layers import InputLayer
 

@@ -10,11 +10,11 @@ import larstore
 from larstore import testing
 from larstore.errors import ConfigError
 from larstore.reading import ShardDamageError
-from train.reading import ImageReader, read_rows, read_voxels
-from train.samples import as_batch
-from train.steps import together
-from train.stream import ImageStream, StreamLoader
-from train.transforms import ChargeInput, CoordLimits, Noise, Scale, Threshold, ZSegments
+from train.streaming.reading import ImageReader, read_rows, read_voxels
+from train.streaming.samples import as_batch
+from train.streaming.steps import together
+from train.streaming.stream import ImageStream, StreamLoader
+from train.streaming.transforms import ChargeInput, CoordLimits, Noise, Scale, Threshold, ZSegments
 
 N_IMAGES = 14
 
@@ -63,8 +63,8 @@ def test_epochs_differ_and_hold_every_image_once(store):
 
 
 def test_large_images_are_shuffled_from_epoch_to_epoch(store, monkeypatch):
-    monkeypatch.setattr("train.plans.epoch_order", lambda counts, **k: order(counts, **k, run_voxels=100))
-    from train.batches import epoch_order as order
+    monkeypatch.setattr("train.streaming.plans.epoch_order", lambda counts, **k: order(counts, **k, run_voxels=100))
+    from train.streaming.batches import epoch_order as order
 
     first, second = keys_of(ImageStream(store.select(), batch_size=3), 2)
     assert first != second
@@ -216,7 +216,7 @@ def broken_rows(store, out, start, count):
 
 def test_charge_that_is_no_number_names_the_image(store, monkeypatch):
     reader = ImageReader(store.select())
-    monkeypatch.setattr("train.reading.read_rows", broken_rows)
+    monkeypatch.setattr("train.streaming.reading.read_rows", broken_rows)
     with pytest.raises(larstore.errors.DamageError, match=r"s\.zarr: image \(0, 0, 5\): charge holds NaN.*Fix:"):
         reader(np.array([0, 1, 2]))
     with pytest.raises(larstore.errors.DamageError, match="image 7: charge holds NaN"):

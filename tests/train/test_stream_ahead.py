@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import larstore
-from train.ahead import ReadAhead, batch_bytes
-from train.stream import ImageStream, StreamLoader
+from train.streaming.ahead import ReadAhead, batch_bytes
+from train.streaming.stream import ImageStream, StreamLoader
 
 
 def batches(n, made, size=100, error=None):
@@ -106,7 +106,7 @@ def test_workers_keep_as_many_batches_as_the_bytes_allow(store):
 SCRIPT = """
 import os, sys, threading, time
 import larstore
-from train.stream import ImageStream, StreamLoader
+from train.streaming.stream import ImageStream, StreamLoader
 how, path = sys.argv[1:]
 stream = ImageStream(larstore.open(path).select())
 loader = StreamLoader(stream, read_ahead_mb=1e-3)

@@ -13,9 +13,9 @@ from larstore import testing
 from larstore.errors import ConfigError, DamageError, StoreError
 from tests.store.range_server import serving
 from train.config import make_config
-from train.loaders import make_loader
-from train.stream import ImageStream, StreamLoader
-from train.transforms import Noise
+from train.streaming.loaders import make_loader
+from train.streaming.stream import ImageStream, StreamLoader
+from train.streaming.transforms import Noise
 
 COMMIT = """
 import sys

@@ -9,10 +9,10 @@ import larstore
 from larstore import create, testing
 from larstore.errors import ConfigError
 from preprocess.detector import load_detector
-from train.crops import BudgetCrop, RandomCrop
-from train.flips import Flip, Mirror, make_flip
-from train.steps import Sample
-from train.transforms import make_transforms
+from train.streaming.crops import BudgetCrop, RandomCrop
+from train.streaming.flips import Flip, Mirror, make_flip
+from train.streaming.steps import Sample
+from train.streaming.transforms import make_transforms
 
 SIDES = st.tuples(*[st.none() | st.integers(1, 70)] * 3)
 
@@ -167,7 +167,7 @@ def test_steps_of_training_only(tmp_path):
 def test_a_whole_configuration_of_random_steps(tmp_path, copy_of_store):
     """Crops, flips and noise of a batch are those of the images one at a time, whatever is beside them."""
     from train.config import make_config
-    from train.loaders import make_loader
+    from train.streaming.loaders import make_loader
 
     path = copy_of_store(tmp_path / "s.zarr", n_files=4, n_events=1, n_voxels=90)
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 import larstore
 from larstore.errors import ConfigError
 from train.config import make_config
-from train.loaders import make_loader
-from train.plans import EpochPlanner, shares
-from train.stream import ImageStream, StreamLoader
+from train.streaming.loaders import make_loader
+from train.streaming.plans import EpochPlanner, shares
+from train.streaming.stream import ImageStream, StreamLoader
 
 sizes = st.lists(st.integers(1, 30), min_size=1, max_size=4)
 

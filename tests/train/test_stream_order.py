@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from larstore.errors import ConfigError
-from train.batches import (
+from train.streaming.batches import (
     assigned,
     cut_batches,
     epoch_order,

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import larstore
-from train.slots import Parcel, Slots
-from train.stream import ImageStream, StreamLoader
+from train.streaming.slots import Parcel, Slots
+from train.streaming.stream import ImageStream, StreamLoader
 
 
 def batch_of(value, n=10):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from train.schema import DataConfig
-from train.transforms import (
+from train.streaming.transforms import (
     ChargeInput,
     CoordLimits,
     Noise,

@@ -7,10 +7,10 @@ import torch
 
 from larstore.errors import ConfigError
 from train.config import make_config
-from train.losses import make_loss
-from train.module import ImageModule
+from train.fitting.module import ImageModule
+from train.objective.losses import make_loss
+from train.objective.torch_losses import NOT_PER_VOXEL, OF_CLASSES, torch_losses
 from train.schema import NamedSection
-from train.torch_losses import NOT_PER_VOXEL, OF_CLASSES, torch_losses
 
 EVERY = sorted(name for name in dir(torch.nn) if name.endswith("Loss"))
 

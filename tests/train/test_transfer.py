@@ -5,12 +5,12 @@ import torch
 
 import larstore
 from larstore.errors import ConfigError
-from train.checkpoint import load_checkpoint, model_weights
 from train.config import load_config, make_config
-from train.fitting import fit
-from train.folder import RunFolder
+from train.fitting.fit import fit
+from train.fitting.module import ImageModule
 from train.models import build_model
-from train.module import ImageModule
+from train.records.folder import RunFolder
+from train.resuming.checkpoint import load_checkpoint, model_weights
 from train.sparse.layers import BatchNormReLU
 
 TRUNK = "sparseModel.*"

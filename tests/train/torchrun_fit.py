@@ -2,10 +2,10 @@
 
 import sys
 
-from train import fitting, preparing
 from train.config import load_config
-from train.distributed import gather_objects
-from train.module import ImageModule
+from train.fitting import fit, preparing
+from train.fitting.module import ImageModule
+from train.processes.distributed import gather_objects
 
 made = []
 
@@ -17,7 +17,7 @@ class Kept(ImageModule):
 
 
 preparing.ImageModule = Kept
-fitting.fit(load_config(sys.argv[1], sys.argv[2:]))
+fit.fit(load_config(sys.argv[1], sys.argv[2:]))
 weights = {name: tensor.tolist() for name, tensor in made[0].model.named_parameters()}
 found = gather_objects(weights)
 assert len(found) == 2

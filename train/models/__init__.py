@@ -10,7 +10,7 @@ from larstore.errors import ConfigError
 from larstore.settings import did_you_mean
 from train.models.cellnet import BinarySparseCellNet, ChargeSparseCellNet, SparseCellNet
 from train.models.multitask import MultiTaskSparseCellNet
-from train.torch_losses import OF_LOGITS
+from train.objective.torch_losses import OF_LOGITS
 
 log = logging.getLogger("larstore.train")
 MODELS: dict[str, type[SparseCellNet]] = {

@@ -1,0 +1,1 @@
+"""Predictions of a network, written into the store piece by piece, by one process or several."""
