@@ -320,24 +320,42 @@ class _Piece:
     def _decode(self, run: list[int], memory: memoryview, places: list[tuple[int, int]]) -> None:
         layout, rows = self.reader.layout, self.reader.layout.chunk_rows
         first = (run[0] - self.numbers.start) * rows
-        out = self.whole[first : first + len(run) * rows]
+        whole = self.whole[first : first + len(run) * rows]
         at = 0
         try:
             for at in range(len(places)):
                 check_packed(memory, *places[at], layout.chunk_bytes)
-            joined = join(memory, places, layout.chunk_bytes)
-            if joined is None or not _decoded(layout, joined, out):
-                for at in range(len(places)):
-                    begin, size = places[at]
-                    decode_chunk(layout, memory[begin : begin + size], out[at * rows : (at + 1) * rows])
+            # From front to back: what joins chunks is written over the bytes before them.
+            for begin, end, straight in self._parts(run):
+                low, high = max(self.start, run[begin] * rows), min(self.stop, (run[end - 1] + 1) * rows)
+                goal = None if self.out is None else self.out[low - self.start : high - self.start]
+                out = goal if straight and goal is not None else whole[begin * rows : end * rows]
+                joined = join(memory, places[begin:end], layout.chunk_bytes)
+                if joined is None or not _decoded(layout, joined, out):
+                    for at in range(begin, end):
+                        start, size = places[at]
+                        decode_chunk(layout, memory[start : start + size], out[(at - begin) * rows :][:rows])
+                if goal is not None and out is not goal:
+                    _copy(out[low - run[begin] * rows : high - run[begin] * rows], goal)
         except CorruptError as error:
             shard, inner = divmod(run[at], layout.chunks)
             what = f"chunk {inner} of shard {shard}: {error}"
             raise self.reader.damage(self.start, self.stop, what, shard) from error
-        if self.out is not None:
-            low, high = max(self.start, run[0] * rows), min(self.stop, (run[-1] + 1) * rows)
-            _copy(out[low - run[0] * rows : high - run[0] * rows], self.out[low - self.start : high - self.start])
-        self._keep(run, out)
+        self._keep(run, whole)
+
+    def _parts(self, run: list[int]) -> list[tuple[int, int, bool]]:
+        """Chunks [begin, end) of a run that are decoded together; whether straight to ``out``.
+
+        Those are whole chunks of the rows asked for, and more than one: each part is another call.
+        """
+        layout, out = self.reader.layout, self.out
+        begin = int(run[0] * layout.chunk_rows < self.start)
+        end = len(run) - int((run[-1] + 1) * layout.chunk_rows > self.stop)
+        fits = out is not None and (layout.transposed or (out.dtype == layout.dtype and out.flags.c_contiguous))
+        if not fits or end - begin < 2:
+            return [(0, len(run), False)]
+        bounds = ((0, begin, False), (begin, end, True), (end, len(run), False))
+        return [part for part in bounds if part[0] < part[1]]
 
     def _keep(self, run: list[int], out: Array) -> None:
         """Keep the chunks that are shared with a neighbour: of a large image the last one, where that takes no copy."""
@@ -364,7 +382,7 @@ def _copy(rows: Array, out: Array) -> None:
 def _decoded(layout: Layout, joined: memoryview, out: Array) -> bool:
     """Whether all chunks that are joined could be decoded; else each by itself tells which one cannot."""
     try:
-        decode_joined(layout, joined, out, _room(out.nbytes))
+        decode_joined(layout, joined, out, _room(len(out) * layout.row_bytes))
     except CorruptError:
         return False
     return True

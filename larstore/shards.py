@@ -151,7 +151,10 @@ def encode_shard(layout: Layout, values: Array) -> bytes:
 
 
 def decode_chunk(layout: Layout, blob: bytes | memoryview, out: Array) -> None:
-    """Decode a whole chunk to ``out``, (chunk_rows, *width) in C order; raises CorruptError."""
+    """Decode a whole chunk to ``out``, (chunk_rows, *width); raises CorruptError.
+
+    ``out`` lies in C order and has the array's type; that of a transposed array may be any that holds its numbers.
+    """
     if not layout.transposed:
         unpack_into(blob, out)
         return
@@ -168,7 +171,7 @@ def _turn(layout: Layout, columns: Array, out: Array) -> None:
 
 
 def decode_joined(layout: Layout, body: memoryview, out: Array, room: Array) -> None:
-    """``decode_chunk`` of several chunks that are checked and joined; ``room``: uint8, of as many bytes as ``out``."""
+    """``decode_chunk`` of several chunks that are checked and joined; ``room``: uint8, of the bytes they hold."""
     if layout.transposed:
         columns = room.view(layout.dtype).reshape(-1, layout.width[0], layout.chunk_rows)
         unpack_joined(body, columns)

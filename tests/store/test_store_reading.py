@@ -186,6 +186,30 @@ def test_chunks_that_cannot_be_joined():
         assert join(memory, places, n_bytes) is None
 
 
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_any_rows_are_read_to_room_of_any_type_and_layout(path, data):
+    start = data.draw(st.integers(0, ROWS))
+    stop = data.draw(st.integers(start, ROWS))
+    spare = data.draw(st.integers(0, 2))  # columns of the room beside those that are filled
+    kinds = data.draw(st.tuples(st.sampled_from(["u2", "i8"]), *[st.sampled_from(["f4", "f8"])] * 2))
+    names = ("voxels/coords", "voxels/charge", "voxels/truth")
+    store, plain = larstore.open(path), zarr.open_group(path, mode="r")
+    for _ in range(2):
+        rooms = [np.full((stop - start + 2, 3 + spare), 7, kind) for kind in kinds[:2]]
+        rooms.append(np.full((stop - start + 2) * (1 + spare), 7, kinds[2]))
+        out = [room[1:-1, :3] for room in rooms[:2]] + [rooms[2][:: 1 + spare][1:-1]]
+        found = store.read_arrays(names, start, stop, out)
+        for name, room in zip(names, out, strict=True):
+            np.testing.assert_array_equal(room, plain[name][start:stop])
+            assert found[name] is room
+        for room in rooms[:2]:  # nothing beside them
+            assert (room[:, 3:] == 7).all()
+            assert (room[[0, -1]] == 7).all()
+        assert (rooms[2].reshape(-1, 1 + spare)[:, 1:] == 7).all()
+        assert (rooms[2].reshape(-1, 1 + spare)[[0, -1]] == 7).all()
+
+
 def test_of_joined_chunks_the_damaged_one_is_named(path, tmp_path):
     """One that has the right checksum and does not unpack, as a faulty writer would make it."""
     copy = tmp_path / "d.zarr"
@@ -201,6 +225,8 @@ def test_of_joined_chunks_the_damaged_one_is_named(path, tmp_path):
     store = larstore.open(copy)
     with pytest.raises(DamageError, match="array voxels/coords, chunk 3 of shard 0: does not decompress"):
         store.read_rows("voxels/coords", 0, 512)
+    with pytest.raises(DamageError, match="array voxels/coords, chunk 3 of shard 0: does not decompress"):
+        larstore.open(copy).read_arrays(["voxels/coords"], 20, 500, [np.empty((480, 3), np.int64)])
     assert len(store.read_rows("voxels/coords", 256, 512)) == 256
 
 
