@@ -50,6 +50,7 @@ class UnreadableShardError(_ShardError, UnreadableError):
     """A shard of which nobody can tell what it holds."""
 
 
+_processes = 1
 _thread = threading.local()
 _pool_lock = threading.Lock()
 _pools: dict[int, tuple[int, ThreadPoolExecutor]] = {}
@@ -57,8 +58,15 @@ _pools: dict[int, tuple[int, ThreadPoolExecutor]] = {}
 
 @functools.cache
 def n_threads() -> int:
-    """Threads that decode: one a core that this process may use, 8 at most."""
-    return min(MOST_THREADS, cores())
+    """Threads that decode: one a core that this process may use, 8 at most; see ``share_cores``."""
+    return max(1, min(MOST_THREADS, cores() // _processes))
+
+
+def share_cores(processes: int) -> None:
+    """Say that so many processes decode side by side, of which this is one."""
+    global _processes
+    _processes = processes
+    n_threads.cache_clear()
 
 
 def pool(threads: int | None = None) -> ThreadPoolExecutor:

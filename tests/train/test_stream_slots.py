@@ -3,6 +3,7 @@
 import gc
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
@@ -34,7 +35,7 @@ def same(a, b):
 
 def test_a_slot_is_free_again_when_all_tensors_are_gone():
     slots = Slots(2, 1, 1000)
-    parcel = slots.filled(1, batch_of(7))
+    parcel = slots.filled(slots.room(1), batch_of(7))
     assert isinstance(parcel, Parcel)
     assert slots.taken.tolist() == [0, 1]
     parcel = pickle.loads(pickle.dumps(parcel))  # noqa: S301 - as it arrives
@@ -45,14 +46,12 @@ def test_a_slot_is_free_again_when_all_tensors_are_gone():
     del opened
     gc.collect()
     assert slots.taken.tolist() == [0, 1]
-    again = slots.filled(1, batch_of(8))  # no room: the batch itself
-    assert not isinstance(again, Parcel)
-    same(again, batch_of(8))
+    assert slots.room(1) is None
     assert kept.tolist() == [[7.0] * 3] * 2
     del kept
     gc.collect()
     assert slots.taken.tolist() == [0, 0]
-    parcel = pickle.loads(pickle.dumps(slots.filled(1, batch_of(9))))  # noqa: S301 - ours
+    parcel = pickle.loads(pickle.dumps(slots.filled(slots.room(1), batch_of(9))))  # noqa: S301 - ours
     same(parcel.open(), batch_of(9))
     del parcel  # whether it was opened or not
     gc.collect()
@@ -61,9 +60,40 @@ def test_a_slot_is_free_again_when_all_tensors_are_gone():
 
 def test_what_does_not_fit_goes_as_it_is():
     slots = Slots(1, 2, 128)
-    assert not isinstance(slots.filled(0, batch_of(1)), Parcel)
+    assert not isinstance(slots.filled(slots.room(0), batch_of(1)), Parcel)
     assert slots.taken.tolist() == [0, 0]
-    assert isinstance(slots.filled(0, batch_of(1, 1)), Parcel)
+    assert isinstance(slots.filled(slots.room(0), batch_of(1, 1)), Parcel)
+
+
+def test_what_was_made_in_a_slot_is_not_copied_and_never_overwritten():
+    slots = Slots(1, 1, 1000)
+    room = slots.room(0)
+    coords, features = room.empty((10, 4), np.int64), room.empty((10, 3), np.float32)
+    batch = {"coords": torch.from_numpy(coords), "features": torch.from_numpy(features), "offsets": torch.tensor([3])}
+    for value in batch.values():
+        value.fill_(5)
+    parcel = pickle.loads(pickle.dumps(slots.filled(room, batch)))  # noqa: S301 - ours
+    opened = parcel.open()
+    assert [first for *_, first in parcel.tensors] == [0, 320, 448]
+    same(opened, batch)
+    coords[:] = 6
+    assert (opened["coords"] == 6).all()
+    del parcel, opened
+    gc.collect()
+    assert not slots.taken.any()
+
+    room = slots.room(0)
+    partly = torch.from_numpy(room.empty((10, 4), np.int64))
+    turned = torch.from_numpy(room.empty((3, 10), np.float32)).T
+    partly.fill_(1)
+    turned.fill_(2)
+    batch = {"coords": partly, "features": turned, "more": torch.zeros(1000)}
+    sent = slots.filled(room, batch)  # it does not fit
+    assert not isinstance(sent, Parcel)
+    room = slots.room(0)
+    room.empty(1000, np.uint8).fill(9)
+    assert (sent["coords"] == 1).all()
+    assert (sent["features"] == 2).all()
 
 
 @pytest.mark.parametrize("ahead", [1e-6, 100.0])

@@ -18,6 +18,8 @@ MOST_CHUNKS = 256  # some 100 MB of the three arrays
 
 Numbers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
+Empty = Callable[[Any, Any], npt.NDArray[Any]]  # (shape, type): np.empty, or room that is there already
+LARGE = 1000  # voxels an image from which on it is quicker to number them one image after another
 
 
 class ImageReader:
@@ -72,22 +74,24 @@ class ImageReader:
                 f"{where} has no {what} to train on{more}. Fix: leave its file out of data.train_i{other}"
             )
 
-    def __call__(self, images: Numbers) -> Sample:
+    def __call__(self, images: Numbers, empty: Empty = np.empty) -> Sample:
         """These images one after another; the fourth column of the coordinates says which one a voxel is of.
 
-        Raises DamageError for a charge that is not finite, and whatever reading raises.
+        ``empty`` makes the arrays. Raises DamageError for a charge that is not finite, and whatever reading raises.
         """
-        truth = np.empty(int(self.count[images].sum()), np.float32)
+        start, count = self.start[images], self.count[images]
+        truth, weight = (empty(int(count.sum()), np.float32) for _ in range(2))
         coords, charge = read_voxels(
-            self.store, self.start[images], self.count[images], lambda image: self.where(int(images[image])), truth
+            self.store, start, count, lambda image: self.where(int(images[image])), truth, empty
         )
         points = None if self.truth is None else self._points(images)
         if points is not None and self.kind != "truth":
             _place(truth, coords, *points, self.known[images])
         known = np.isfinite(truth)
+        weight[:] = known
         if not known.all():
-            truth = np.where(known, truth, np.float32(0))
-        sample = Sample(coords, charge, truth[:, None], known.astype(np.float32)[:, None])
+            truth[~known] = 0
+        sample = Sample(coords, charge, truth[:, None], weight[:, None])
         if points is None or not self.full_y:
             return sample
         return sample.replaced(truth_coords=points[0], truth_value=points[1][:, None])
@@ -112,23 +116,32 @@ def _place(truth: Floats, coords: Numbers, points: Numbers, value: Floats, known
         truth[voxels] = at_voxels(here, there, value[own]) if told else np.nan
 
 
-def _numbered(count: Numbers) -> Numbers:
+def _numbered(count: Numbers, empty: Empty = np.empty) -> Numbers:
     """Room for coordinates (n, 4) of images of these sizes, with the images' numbers in the fourth column."""
-    coords = np.empty((int(count.sum()), 4), np.int64)
-    coords[:, 3] = np.repeat(np.arange(len(count)), count)
+    coords: Numbers = empty((int(count.sum()), 4), np.int64)
+    if len(coords) < LARGE * len(count):
+        coords[:, 3] = np.repeat(np.arange(len(count)), count)
+        return coords
+    for image, (begin, end) in enumerate(pairwise([0, *np.cumsum(count).tolist()])):
+        coords[begin:end, 3] = image
     return coords
 
 
 def read_voxels(
-    store: Any, start: Numbers, count: Numbers, where: Callable[[int], str], truth: Floats | None = None
+    store: Any,
+    start: Numbers,
+    count: Numbers,
+    where: Callable[[int], str],
+    truth: Floats | None = None,
+    empty: Empty = np.empty,
 ) -> tuple[Numbers, Floats]:
     """Coordinates (n, 4) and charges (n, planes) of images, one after another, given by first rows and sizes.
 
     The fourth coordinate is the image's number among them. ``where`` names an image in errors. ``truth`` (n,) is filled
     too. Raises DamageError for a charge that is not finite: no store writes one.
     """
-    coords = _numbered(count)
-    charge = np.empty((len(coords), len(store.attributes["planes"])), np.float32)
+    coords = _numbered(count, empty)
+    charge = empty((len(coords), len(store.attributes["planes"])), np.float32)
     arrays = (coords[:, :3], charge) if truth is None else (coords[:, :3], charge, truth)
     read_rows(store, dict(zip(VOXELS, arrays, strict=False)), start, count)
     if len(charge) and not (np.isfinite(charge.max()) and np.isfinite(charge.min())):

@@ -5,6 +5,7 @@ batch; and new memory has to be given page by page. Here each worker has some ro
 holds the batch that lay there.
 """
 
+import math
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -56,6 +57,39 @@ class Parcel:
         return pinned(self.open())
 
 
+class Room:
+    """A slot while a worker makes a batch: what it hands out need not be copied there."""
+
+    def __init__(self, slot: int, memory: npt.NDArray[np.uint8]) -> None:
+        self.slot, self._memory, self._end = slot, memory, 0
+
+    def empty(self, shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """As ``np.empty``, which it is where the slot is full."""
+        whole = (shape,) if isinstance(shape, int) else shape
+        size, kind = math.prod(whole), np.dtype(dtype)
+        first, end = self._end, self._end + size * kind.itemsize
+        if end > len(self._memory):
+            return np.empty(whole, kind)
+        self._end = -(-end // ALIGNED) * ALIGNED
+        return np.frombuffer(self._memory, kind, size, first).reshape(whole)
+
+    def first_byte(self, value: npt.NDArray[Any]) -> int | None:
+        """Where an array lies in here; it is copied if it does not yet. None where it does not fit."""
+        if not value.size:
+            return 0
+        if self.touches(value) and value.flags.c_contiguous:
+            return int(value.ctypes.data - self._memory.ctypes.data)
+        first, room = self._end, self.empty(value.shape, value.dtype)
+        if not self.touches(room):
+            return None
+        np.copyto(room, value)
+        return first
+
+    def touches(self, value: npt.NDArray[Any]) -> bool:
+        """Whether an array lies in here; all that do were handed out here, and lie in it as a whole."""
+        return np.may_share_memory(value, self._memory)
+
+
 class Slots:
     """``each`` slots of ``size`` bytes for each worker; memory that no batch ever needed is never taken."""
 
@@ -67,25 +101,25 @@ class Slots:
         self.taken = torch.zeros(n, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
         _opened[self.number] = self
 
-    def filled(self, worker: int, batch: Batch) -> Batch | Parcel:
-        """A batch in a free slot of this worker; the batch itself where none is free or it does not fit."""
-        tensors, places, end = {}, [], 0
-        for name, value in batch.items():
-            if isinstance(value, torch.Tensor):
-                tensors[name] = value
-                places.append((name, str(value.dtype).removeprefix("torch."), tuple(value.shape), end))
-                end = -(-(end + value.nbytes) // ALIGNED) * ALIGNED
+    def room(self, worker: int) -> Room | None:
+        """A free slot of this worker's, if there is one."""
         mine = range(worker * self.each, (worker + 1) * self.each)
         slot = next((slot for slot in mine if not self.taken[slot]), None)
-        if slot is None or end > len(self.memory[slot]):
-            return batch
-        self.taken[slot] = 1
-        room = self.memory[slot].numpy()
-        for name, dtype, shape, first in places:
-            value = tensors[name].numpy()
-            np.copyto(np.frombuffer(room, dtype, value.size, first).reshape(shape), value)
+        return None if slot is None else Room(slot, self.memory[slot].numpy())
+
+    def filled(self, room: Room, batch: Batch) -> Batch | Parcel:
+        """A batch that lies in this slot then; the batch itself, and nothing of it there, if it does not fit."""
+        tensors = {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
+        places = []
+        for name, value in tensors.items():
+            first = room.first_byte(value.numpy())
+            if first is None:
+                # The slot is free for another batch as soon as this one is on its way.
+                return batch | {name: value.clone() for name, value in tensors.items() if room.touches(value.numpy())}
+            places.append((name, str(value.dtype).removeprefix("torch."), tuple(value.shape), first))
+        self.taken[room.slot] = 1
         rest = {name: value for name, value in batch.items() if name not in tensors}
-        return Parcel(self.number, slot, places, rest)
+        return Parcel(self.number, room.slot, places, rest)
 
     def held(self, slot: int) -> npt.NDArray[np.uint8]:
         """A slot's memory; when this array and all that is made of it are gone, the slot is free."""

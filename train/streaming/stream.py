@@ -11,10 +11,11 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from larstore.errors import ConfigError, LarstoreError
+from larstore.reading import share_cores
 from train.streaming.batches import BatchPlan, Last, Numbers, assigned, fingerprint, local_batches
 from train.streaming.crops import BudgetCrop
 from train.streaming.plans import EpochPlanner
-from train.streaming.reading import ImageReader
+from train.streaming.reading import Empty, ImageReader
 from train.streaming.samples import Batch, Failure, as_batch
 from train.streaming.slots import Parcel, Slots
 from train.streaming.snapshots import refuse_replaced, remember
@@ -111,6 +112,7 @@ class ImageStream(IterableDataset[Batch]):
         self._start = torch.zeros(2, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._plan: tuple[int, BatchPlan] | None = None
         self.slots: Slots | None = None  # through which workers hand over their batches
+        self._empty: Empty = np.empty  # a worker's is of the slot of the batch that it makes
         self._pid = os.getpid()
         self._told = False
         self._refuse_too_few()
@@ -141,6 +143,7 @@ class ImageStream(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         info = get_worker_info()
         if info is not None:
+            share_cores(info.num_workers)
             return cast(Iterator[Batch], self._handed_on(self.stretch(info.id, info.num_workers), info.id))
         self.begin()
         return self._counted()
@@ -153,8 +156,13 @@ class ImageStream(IterableDataset[Batch]):
     def _handed_on(self, batches: Iterator[Batch], worker: int) -> Iterator[Batch | Parcel | Failure]:
         """Batches in a worker; an error that we raise on purpose travels as it is, torch would make text of it."""
         try:
-            for batch in batches:
-                yield batch if self.slots is None else self.slots.filled(worker, batch)
+            while True:
+                room = None if self.slots is None else self.slots.room(worker)
+                self._empty = np.empty if room is None else room.empty
+                batch = next(batches, None)
+                if batch is None:
+                    return
+                yield batch if room is None or self.slots is None else self.slots.filled(room, batch)
         except LarstoreError as error:
             yield Failure(error)
 
@@ -251,7 +259,7 @@ class ImageStream(IterableDataset[Batch]):
 
     def _part(self, source: int, positions: Numbers, passes: Numbers) -> Sample:
         """Images of one selection, transformed."""
-        sample = self.readers[source](positions - self.first[source])
+        sample = self.readers[source](positions - self.first[source], self._empty)
         steps: tuple[Transform, ...] = self.transforms[source]
         if self.planner.over[positions].any():
             assert self.max_voxels is not None
