@@ -290,7 +290,7 @@ class _Piece:
             first = number * len(chunk)
             low, high = max(self.start, first), min(self.stop, first + len(chunk))
             room = self.values if self.out is None else self.out
-            room[low - self.start : high - self.start] = chunk[low - first : high - first]
+            _copy(chunk[low - first : high - first], room[low - self.start : high - self.start])
         return [number for number in self.numbers if number not in kept]
 
     def runs(self, numbers: list[int], length: int) -> Iterator[list[int]]:
@@ -372,8 +372,9 @@ class _Piece:
             for number in run:
                 if number * rows < self.start or self.stop < (number + 1) * rows:
                     chunk = out[(number - run[0]) * rows :][:rows]
-                    # A copy where it would hold on to the memory of many others.
-                    self.reader.keep(number, chunk if self.small else chunk.copy(order="K"))
+                    # A copy where it would hold on to the memory of many others, or of those that asked.
+                    ours = self.small or (self.out is not None and len(self.numbers) <= 2)
+                    self.reader.keep(number, chunk if ours else chunk.copy(order="K"))
         elif self.stop < (run[-1] + 1) * rows and self.whole.nbytes <= MOST_HELD:
             self.reader.keep_rest(run[-1], self.stop, out[-rows:])
 

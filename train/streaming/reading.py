@@ -100,9 +100,10 @@ class ImageReader:
         """All truth voxels (m, 4) of these images and their values (m,); none of images that do not tell."""
         assert self.truth is not None
         start, count = self.truth[0][images], np.where(self.known, self.truth[1], 0)[images]
-        coords, value = _numbered(count), np.empty(int(count.sum()), np.float32)
+        coords, value = np.empty((int(count.sum()), 4), np.int64), np.empty(int(count.sum()), np.float32)
         paths = ("truth/coords", "truth/value" if self.kind == "truth" else f"truth/{self.kind}")
-        read_rows(self.store, dict(zip(paths, (coords[:, :3], value), strict=True)), start, count)
+        read_rows(self.store, dict(zip(paths, (coords, value), strict=True)), start, count)
+        _number(coords, count)
         return coords, value
 
 
@@ -116,15 +117,13 @@ def _place(truth: Floats, coords: Numbers, points: Numbers, value: Floats, known
         truth[voxels] = at_voxels(here, there, value[own]) if told else np.nan
 
 
-def _numbered(count: Numbers, empty: Empty = np.empty) -> Numbers:
-    """Room for coordinates (n, 4) of images of these sizes, with the images' numbers in the fourth column."""
-    coords: Numbers = empty((int(count.sum()), 4), np.int64)
+def _number(coords: Numbers, count: Numbers) -> None:
+    """Fill the fourth column of the coordinates (n, 4) of images of these sizes with the images' numbers."""
     if len(coords) < LARGE * len(count):
         coords[:, 3] = np.repeat(np.arange(len(count)), count)
-        return coords
+        return
     for image, (begin, end) in enumerate(pairwise([0, *np.cumsum(count).tolist()])):
         coords[begin:end, 3] = image
-    return coords
 
 
 def read_voxels(
@@ -140,10 +139,11 @@ def read_voxels(
     The fourth coordinate is the image's number among them. ``where`` names an image in errors. ``truth`` (n,) is filled
     too. Raises DamageError for a charge that is not finite: no store writes one.
     """
-    coords = _numbered(count, empty)
+    coords: Numbers = empty((int(count.sum()), 4), np.int64)
     charge = empty((len(coords), len(store.attributes["planes"])), np.float32)
-    arrays = (coords[:, :3], charge) if truth is None else (coords[:, :3], charge, truth)
+    arrays = (coords, charge) if truth is None else (coords, charge, truth)
     read_rows(store, dict(zip(VOXELS, arrays, strict=False)), start, count)
+    _number(coords, count)
     if len(charge) and not (np.isfinite(charge.max()) and np.isfinite(charge.min())):
         wrong = int(np.argmin(np.isfinite(charge).all(axis=1)))
         raise DamageError(
@@ -155,7 +155,8 @@ def read_voxels(
 def read_rows(store: Any, out: dict[str, npt.NDArray[Any]], start: Numbers, count: Numbers) -> None:
     """Fill arrays with the rows of images, given by their first rows and sizes, one image after another.
 
-    Images between which less than a chunk lies are read in one go: all of it has to be decoded anyway.
+    Images between which less than a chunk lies are read in one go: all of it has to be decoded anyway. Columns that an
+    array of the store does not have are filled with anything.
     """
     offset = np.cumsum(count) - count
     used = np.flatnonzero(count)
@@ -172,14 +173,25 @@ def read_rows(store: Any, out: dict[str, npt.NDArray[Any]], start: Numbers, coun
             to[a + 1 : b] - to[a : b - 1] == (high - low)[a : b - 1]
         ).all():
             at = int(to[a])
-            store.read_arrays(list(out), first, last, [values[at : at + last - first] for values in out.values()])
+            _read(store, first, last, {path: values[at : at + last - first] for path, values in out.items()})
             continue
-        arrays = store.read_arrays(list(out), first, last)
+        # Rows of the same type and width: a block of them is copied as it lies in memory.
+        read = {path: np.empty((last - first, *v.shape[1:]), v.dtype) for path, v in out.items()}
+        _read(store, first, last, read)
         # Neighbours that are neighbours in the store, too, are copied together.
         apart = (low[a + 1 : b] != high[a : b - 1]) | (to[a + 1 : b] - to[a : b - 1] != (high - low)[a : b - 1])
         bounds = [a, *(np.flatnonzero(apart) + a + 1).tolist(), b]
         blocks = [(int(to[i]), int(low[i]) - first, int(high[j - 1]) - first) for i, j in pairwise(bounds)]
         for path, values in out.items():
-            rows = arrays[path]
+            rows = read[path]
             for at, begin, end in blocks:
                 values[at : at + end - begin] = rows[begin:end]
+
+
+def _read(store: Any, first: int, last: int, out: dict[str, npt.NDArray[Any]]) -> None:
+    """Rows [first, last) of arrays, to the first columns of ``out``."""
+    rooms = []
+    for path, values in out.items():
+        width = store.reader(path).layout.width
+        rooms.append(values[:, : width[0]] if width else values)
+    store.read_arrays(list(out), first, last, rooms)
