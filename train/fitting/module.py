@@ -131,7 +131,7 @@ class ImageModule(lightning.LightningModule):
         # A transform may have emptied it. No network is asked about nothing, unless other processes wait for its sums.
         if not len(batch["coords"]) and size() == 1:
             if counts:
-                self.losses[part].append(0.0)
+                self.losses[part].append(math.nan)
             return sum((p.sum() * 0.0 for p in self.model.parameters() if p.requires_grad), torch.zeros(()))
         output = self.model(batch["coords"], batch["features"]).float()
         # Checked before the loss: torch's binary cross-entropy answers to NaN with an error that names nothing.
@@ -160,25 +160,29 @@ class ImageModule(lightning.LightningModule):
     def _note(self, value: float, weight: Tensor, part: str) -> None:
         """Keep the loss of a batch and its parts for the summary: in training those of the joint batch.
 
-        Batches of validation are each their own, in the order of the ranks; a repeated one, of weight 0, is none.
+        Batches of validation are each their own, in the order of the ranks; a repeated one, of weight 0, is none. One
+        in which nothing counts, on any process, has NaN, which means leave out.
         """
         parts = {name: float(tensor) for name, tensor in self.loss.parts.items()}
+        counts = float(weight.sum()) > 0
         if size() == 1:
-            rows = [[value, *parts.values()]]
+            rows = [[value, *parts.values()]] if counts else []
         else:
-            counts = float(weight.sum()) > 0
             table = gather([self.elapsed_before + time.monotonic() - self.started, counts, value, *parts.values()])
             self.agreed = table[0][0]
-            rows = [row[2:] for row in table if row[1]] or [row[2:] for row in table[:1]]
-            if part == "train":
+            rows = [row[2:] for row in table if row[1]]
+            if rows and part == "train":
                 rows = [[_joint(column, len(table)) for column in zip(*rows, strict=True)]]
-        for row in rows:
+        for row in rows or [[math.nan] * (1 + len(parts))]:
             self.losses[part].append(row[0])
             for name, number in zip(parts, row[1:], strict=True):
                 self.loss_parts[part].setdefault(name, []).append(number)
 
     def summary(self, part: str) -> dict[str, float]:
-        """Means over batches of the loss and its parts, and the metrics, since the last call; empty without a batch."""
+        """Means over batches of the loss and its parts, and the metrics, since the last call; empty without a batch.
+
+        Batches in which no voxel counts are left out; NaN where there is no other.
+        """
         losses, self.losses[part] = self.losses[part], []
         parts, self.loss_parts[part] = self.loss_parts[part], {}
         if not losses:
