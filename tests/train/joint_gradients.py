@@ -172,6 +172,7 @@ def step_batch(rank, scores, labels, weight=1.0):
         "target": torch.tensor(labels, dtype=torch.float32)[:, None],
         "weight": torch.full_like(scores, weight),
         "keys": [(rank, 0, 1)],
+        "offsets": torch.tensor([0, len(scores)]),
         "number": rank,
     }
 

@@ -49,6 +49,7 @@ class ImageModule(lightning.LightningModule):
         self.losses: dict[str, list[float]] = {"train": [], "valid": []}
         self.loss_parts: dict[str, dict[str, list[float]]] = {"train": {}, "valid": {}}
         self.frozen: list[str] = []  # parameters of the model that are not trained
+        self.images = [0, 0]  # trained on in this epoch in this process, and those among them without a voxel
         self.waited = 0.0  # seconds of this epoch without a batch to work on
         self.base_rates: list[float] = []
         self.schedule: Schedule | None = None
@@ -121,6 +122,9 @@ class ImageModule(lightning.LightningModule):
         """
         counts = self.last_counted != (self.current_epoch, batch_idx)
         self.last_counted = (self.current_epoch, batch_idx)
+        if counts and not batch.get("repeated"):
+            self.images[0] += len(batch["keys"])
+            self.images[1] += int((torch.diff(batch["offsets"]) == 0).sum())
         return self._step(batch, "train", counts)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -189,6 +193,12 @@ class ImageModule(lightning.LightningModule):
             return {}
         means = {f"{name}_loss": _mean(values) for name, values in parts.items()}
         return {"loss": _mean(losses), **means, **self.metrics[part].compute()}
+
+    def emptied(self) -> tuple[int, int]:
+        """Images without a voxel, and all, that were trained on since the last call; in all processes."""
+        rows, self.images = gather(self.images), [0, 0]
+        images, empty = (int(sum(column)) for column in zip(*rows, strict=True))
+        return empty, images
 
     def end_epoch(self, valid: dict[str, float]) -> None:
         """Let the scheduler know that an epoch is over, with the values of its validation."""
