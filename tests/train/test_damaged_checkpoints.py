@@ -63,6 +63,11 @@ def test_the_error_names_the_epoch_to_go_back_to(store, tmp_path, how, monkeypat
         patch.setenv("SLURM_RESTART_COUNT", "1")  # where any command line goes on with the newest one
         with pytest.raises(InputError, match="Fix: --resume 0 in a new job goes on"):
             fit(longer, resume=True, epoch=0, progress=False)
+    folder.checkpoint(7).unlink()
+    folder.summary_file.write_bytes(b"")
+    with pytest.raises(InputError, match="Fix: --resume 0 goes on"):
+        fit(longer, auto=True, progress=False)
+    del before["checkpoint_007.pth.tar"]
     assert contents(folder) == before
     again = fit(settings(store, tmp_path), resume=True, epoch=0, progress=False)  # as told
     assert [row["train_loss"] for row in again.summaries] == [row["train_loss"] for row in whole.summaries]

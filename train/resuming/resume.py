@@ -128,7 +128,10 @@ def _load(checkpoint: Path, config: Config) -> dict[str, Any]:
 
 def _way_out(folder: RunFolder, config: Config) -> str:
     """How to go on with a run whose checkpoint cannot be read. Files are read, none is changed."""
-    rows = folder.read_summaries()
+    try:
+        rows = folder.read_summaries()
+    except (ValueError, KeyError):  # the table met with the same accident
+        rows = []
     own = int(rows[-1]["epoch"]) if rows else -1  # later ones may be left over from another course
     for epoch in sorted(folder.epochs(), key=lambda epoch: (epoch <= own, epoch), reverse=True):
         if _readable(folder.checkpoint(epoch)):
