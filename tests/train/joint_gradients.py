@@ -197,6 +197,8 @@ def decisions(rank):
     assert abs(module.summary("train")["loss"] - float(loss(whole["features"], whole["target"]))) < 1e-6
     module.training_step(step_batch(rank, *((scores, labels) if rank == 0 else ((), ()))), 4)
     assert abs(module.summary("train")["loss"] - float(loss(whole["features"], whole["target"]))) < 1e-6
+    assert module.emptied() == (3, 10)
+    assert module.emptied() == (0, 0)
     # Validation: each batch for itself, and the one that only makes the ranks equal is none.
     module.eval()
     module.validation_step(step_batch(rank, scores[mine], labels[mine]), 0)

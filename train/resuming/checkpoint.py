@@ -117,8 +117,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         flipped = _flipped(path)
         if flipped:
             raise InputError(
-                f"{path}: cannot be read as a checkpoint ({flipped} fails its checksum). "
-                "Fix: take another epoch's checkpoint"
+                f"{path}: cannot be read as a checkpoint ({flipped[:120]}). Fix: take another epoch's checkpoint"
             )
         return content
     if find_weights(content):
@@ -131,14 +130,15 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def _flipped(path: str | Path) -> str | None:
-    """The first part of a file of torch.save that fails its checksum, at which torch itself does not look; or None."""
+    """What a file's own checksums, at which torch does not look, say is wrong with it; None = nothing."""
     if not zipfile.is_zipfile(path):  # torch before 1.6
         return None
     try:
         with zipfile.ZipFile(path) as parts:
-            return parts.testzip()
+            wrong = parts.testzip()
+            return None if wrong is None else f"{wrong!r} fails its checksum"
     except (zipfile.BadZipFile, zlib.error, *DAMAGED) as error:
-        return str(error).strip() or type(error).__name__
+        return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def model_weights(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
