@@ -39,7 +39,7 @@ def train(
 ) -> None:
     """Train a network on the images of one or several stores; without data.train_i: predict those of inference_i.
 
-    Ctrl-C, SIGTERM, SIGUSR1 and SIGUSR2 keep the state after the step at hand and end with 128 + their number.
+    Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 keep the state after the step at hand and end with 128 + their number.
 
     Example: larstore train configs/ghost3d.yaml --set output_dir=runs/first --set data.data_path=run.zarr
     """

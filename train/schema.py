@@ -11,8 +11,14 @@ def _ascends(pair: tuple[int, int]) -> tuple[int, int]:
     return pair
 
 
+def _holds_a_voxel(pair: tuple[int, int]) -> tuple[int, int]:
+    if max(pair[0], 0) >= pair[1]:
+        raise ValueError("no voxel lies there: lo is kept and hi is not, and they count from 0")
+    return pair
+
+
 Range = Annotated[tuple[int, int], AfterValidator(_ascends)]  # file numbers, both ends included
-Limits = Annotated[tuple[int, int], AfterValidator(_ascends)]  # [lo, hi) on one axis
+Limits = Annotated[tuple[int, int], AfterValidator(_holds_a_voxel)]  # [lo, hi) on one axis
 BoxSide = Annotated[int, Field(ge=1)]  # voxels
 
 
@@ -345,6 +351,18 @@ class Config(Section):
         if isinstance(full.get("loggers"), list):
             full["loggers"] = [{"name": each} if isinstance(each, str) else each for each in full["loggers"]]
         return full
+
+    @model_validator(mode="after")
+    def _limits_reach_into_the_network(self) -> "Config":
+        size = self.model.arguments.get("spatial_size")
+        sizes = size if isinstance(size, (list, tuple)) else [size] * 3
+        for axis, limits, n in zip("xyz", self.data.coord_lim or (), sizes, strict=False):
+            if self.data.train_i is not None and limits is not None and isinstance(n, int) and limits[0] >= n:
+                raise ValueError(
+                    f"data.coord_lim keeps {axis} from {limits[0]}, where model.spatial_size ends at {n}: the network "
+                    "takes none of these voxels"
+                )
+        return self
 
     @model_validator(mode="after")
     def _metrics_have_their_names(self) -> "Config":

@@ -3,6 +3,7 @@
 A module of its own: processes are started by spawn, and find it by name.
 """
 
+import math
 import os
 
 import numpy as np
@@ -171,6 +172,7 @@ def step_batch(rank, scores, labels, weight=1.0):
         "target": torch.tensor(labels, dtype=torch.float32)[:, None],
         "weight": torch.full_like(scores, weight),
         "keys": [(rank, 0, 1)],
+        "offsets": torch.tensor([0, len(scores)]),
         "number": rank,
     }
 
@@ -187,6 +189,16 @@ def decisions(rank):
     module.training_step(step_batch(rank, scores[mine], labels[mine]), 0)
     assert len({row[0] for row in gather([module.elapsed])}) == 1, "the clocks differ"
     assert abs(module.summary("train")["loss"] - float(loss(whole["features"], whole["target"]))) < 1e-6
+    # A step in which nothing counts, on either process, is left out, and so is one without voxels on one of them.
+    module.training_step(step_batch(rank, scores[mine], labels[mine]), 1)
+    for i, (several, weight) in enumerate([((), 1.0), (scores, 0.0)], 2):
+        module.training_step(step_batch(rank, several, labels[: len(several)], weight), i)
+    assert [math.isnan(value) for value in module.losses["train"]] == [False, True, True]
+    assert abs(module.summary("train")["loss"] - float(loss(whole["features"], whole["target"]))) < 1e-6
+    module.training_step(step_batch(rank, *((scores, labels) if rank == 0 else ((), ()))), 4)
+    assert abs(module.summary("train")["loss"] - float(loss(whole["features"], whole["target"]))) < 1e-6
+    assert module.emptied() == (3, 10)
+    assert module.emptied() == (0, 0)
     # Validation: each batch for itself, and the one that only makes the ranks equal is none.
     module.eval()
     module.validation_step(step_batch(rank, scores[mine], labels[mine]), 0)
@@ -200,6 +212,8 @@ def decisions(rank):
     for p, t in zip(parts, truth, strict=True):
         reference.update(p, t, torch.ones_like(t))
     assert {name: found[name] for name in metrics} == {name: alone(m) for name, m in reference.metrics.items()}
+    module.validation_step(step_batch(rank, (), ()), 0)
+    assert math.isnan(module.summary("valid")["loss"])
     # One process has nothing but repeated images.
     module.validation_step(step_batch(rank, scores, labels, 1.0 - rank), 0)
     seen = module.summary("valid")

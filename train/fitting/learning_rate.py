@@ -3,6 +3,7 @@
 Source: Smith, arXiv:1506.01186, as Lightning's finder does it; a loss that is no number any more ends the search.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,9 +72,11 @@ class GrowingRate(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any, **kwargs: Any
     ) -> None:
-        """Note the loss."""
+        """Note the loss; where no voxel counted, the next batch has the same rate."""
         assert isinstance(pl_module, ImageModule)
         loss = pl_module.losses["train"][-1]
+        if math.isnan(loss):
+            return
         self.losses.append(loss)
         self.mean = KEPT * self.mean + (1 - KEPT) * loss
         self.means.append(self.mean / (1 - KEPT ** len(self.losses)))
@@ -108,6 +111,11 @@ def find_learning_rate(
             if len(growing.losses) <= 2 * SKIPPED:
                 raise
             growing.diverged = True
+    if not growing.diverged and len(growing.losses) < 4 * SKIPPED:
+        raise ConfigError(
+            f"find-lr: in {len(growing.losses)} of {n_steps} steps a voxel counted. "
+            "Fix: look at data.coord_lim and data.train_i, or more --steps"
+        )
     return suggest(growing.rates[: len(growing.losses)], growing.losses, growing.diverged)
 
 

@@ -49,6 +49,7 @@ class ImageModule(lightning.LightningModule):
         self.losses: dict[str, list[float]] = {"train": [], "valid": []}
         self.loss_parts: dict[str, dict[str, list[float]]] = {"train": {}, "valid": {}}
         self.frozen: list[str] = []  # parameters of the model that are not trained
+        self.images = [0, 0]  # trained on in this epoch in this process, and those among them without a voxel
         self.waited = 0.0  # seconds of this epoch without a batch to work on
         self.base_rates: list[float] = []
         self.schedule: Schedule | None = None
@@ -121,6 +122,9 @@ class ImageModule(lightning.LightningModule):
         """
         counts = self.last_counted != (self.current_epoch, batch_idx)
         self.last_counted = (self.current_epoch, batch_idx)
+        if counts and not batch.get("repeated"):
+            self.images[0] += len(batch["keys"])
+            self.images[1] += int((torch.diff(batch["offsets"]) == 0).sum())
         return self._step(batch, "train", counts)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -131,7 +135,7 @@ class ImageModule(lightning.LightningModule):
         # A transform may have emptied it. No network is asked about nothing, unless other processes wait for its sums.
         if not len(batch["coords"]) and size() == 1:
             if counts:
-                self.losses[part].append(0.0)
+                self.losses[part].append(math.nan)
             return sum((p.sum() * 0.0 for p in self.model.parameters() if p.requires_grad), torch.zeros(()))
         output = self.model(batch["coords"], batch["features"]).float()
         # Checked before the loss: torch's binary cross-entropy answers to NaN with an error that names nothing.
@@ -160,31 +164,41 @@ class ImageModule(lightning.LightningModule):
     def _note(self, value: float, weight: Tensor, part: str) -> None:
         """Keep the loss of a batch and its parts for the summary: in training those of the joint batch.
 
-        Batches of validation are each their own, in the order of the ranks; a repeated one, of weight 0, is none.
+        Batches of validation are each their own, in the order of the ranks; a repeated one, of weight 0, is none. One
+        in which nothing counts, on any process, has NaN, which means leave out.
         """
         parts = {name: float(tensor) for name, tensor in self.loss.parts.items()}
+        counts = float(weight.sum()) > 0
         if size() == 1:
-            rows = [[value, *parts.values()]]
+            rows = [[value, *parts.values()]] if counts else []
         else:
-            counts = float(weight.sum()) > 0
             table = gather([self.elapsed_before + time.monotonic() - self.started, counts, value, *parts.values()])
             self.agreed = table[0][0]
-            rows = [row[2:] for row in table if row[1]] or [row[2:] for row in table[:1]]
-            if part == "train":
+            rows = [row[2:] for row in table if row[1]]
+            if rows and part == "train":
                 rows = [[_joint(column, len(table)) for column in zip(*rows, strict=True)]]
-        for row in rows:
+        for row in rows or [[math.nan] * (1 + len(parts))]:
             self.losses[part].append(row[0])
             for name, number in zip(parts, row[1:], strict=True):
                 self.loss_parts[part].setdefault(name, []).append(number)
 
     def summary(self, part: str) -> dict[str, float]:
-        """Means over batches of the loss and its parts, and the metrics, since the last call; empty without a batch."""
+        """Means over batches of the loss and its parts, and the metrics, since the last call; empty without a batch.
+
+        Batches in which no voxel counts are left out; NaN where there is no other.
+        """
         losses, self.losses[part] = self.losses[part], []
         parts, self.loss_parts[part] = self.loss_parts[part], {}
         if not losses:
             return {}
         means = {f"{name}_loss": _mean(values) for name, values in parts.items()}
         return {"loss": _mean(losses), **means, **self.metrics[part].compute()}
+
+    def emptied(self) -> tuple[int, int]:
+        """Images without a voxel, and all, that were trained on since the last call; in all processes."""
+        rows, self.images = gather(self.images), [0, 0]
+        images, empty = (int(sum(column)) for column in zip(*rows, strict=True))
+        return empty, images
 
     def end_epoch(self, valid: dict[str, float]) -> None:
         """Let the scheduler know that an epoch is over, with the values of its validation."""

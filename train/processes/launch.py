@@ -1,7 +1,8 @@
 """Start the processes of a node that train together, watch over them, and end all when one ends badly.
 
-Each is ``python -m train.processes.launch TASK RANK`` with torchrun's variables, so that a training may be started
-from the command line, a script or a notebook alike; whoever starts them does not train itself.
+Each is ``python -m train.processes.launch SHEET RANK PARENT`` with torchrun's variables, so that a training may be
+started from the command line, a script or a notebook alike; whoever starts them does not train itself. A sheet is an
+open file without a name, which no kill can leave behind: its first line is what to do, a second one what went wrong.
 """
 
 import json
@@ -15,11 +16,11 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 from larstore import errors
 from larstore.errors import LarstoreError
@@ -48,16 +49,13 @@ def launch(ranks: Ranks, config: Config, **arguments: Any) -> FitResult:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             ranks = replace(ranks, port=free.getsockname()[1])
-    with tempfile.TemporaryDirectory(prefix="larstore-") as folder:
-        task = {
-            "config": config.plain(),
-            "origin": config._origin,
-            "arguments": arguments,
-        }
-        path = Path(folder) / "task.json"
-        path.write_text(json.dumps(task), encoding="utf-8")
-        processes = [_start(path, ranks, i) for i in range(ranks.n_local)]
+    task = {"config": config.plain(), "origin": config._origin, "arguments": arguments}
+    with ExitStack() as stack:
+        sheets = [stack.enter_context(_sheet(task)) for _ in range(ranks.n_local)]
+        processes: list[subprocess.Popen[bytes]] = []
         try:
+            for i, sheet in enumerate(sheets):
+                processes.append(_start(sheet, ranks, i))
             with _forwarding(processes):
                 killed = _watch(processes)
         except KeyboardInterrupt:
@@ -66,12 +64,20 @@ def launch(ranks: Ranks, config: Config, **arguments: Any) -> FitResult:
             raise
         finally:
             _end(processes, 0.0)
-        _raise_failure(Path(folder), processes, killed, ranks)
+        _raise_failure(sheets, processes, killed, ranks)
     run = RunFolder(config.output_dir)
     return FitResult(run.find_checkpoint(), run.read_summaries())
 
 
-def _start(task: Path, ranks: Ranks, local_rank: int) -> subprocess.Popen[bytes]:
+def _sheet(task: dict[str, Any]) -> IO[bytes]:
+    """A file that has no name from its beginning, with a task in it."""
+    sheet = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+    sheet.write(json.dumps(task).encode() + b"\n")
+    sheet.seek(0)  # for the process that gets it, which shares the place
+    return sheet
+
+
+def _start(sheet: IO[bytes], ranks: Ranks, local_rank: int) -> subprocess.Popen[bytes]:
     """One process; in a session of its own, so that Ctrl-C reaches it once and through this one."""
     rank = ranks.node * ranks.n_local + local_rank
     variables = {
@@ -88,10 +94,11 @@ def _start(task: Path, ranks: Ranks, local_rank: int) -> subprocess.Popen[bytes]
     home = str(Path(__file__).parent.parent)
     if "site-packages" not in home:  # run from a checkout
         environ["PYTHONPATH"] = os.pathsep.join(filter(None, [environ.get("PYTHONPATH"), home]))
-    command = [sys.executable, "-m", "train.processes.launch", str(task), str(rank), str(os.getpid())]
+    words = map(str, (sheet.fileno(), rank, os.getpid()))
+    command = [sys.executable, "-m", "train.processes.launch", *words]
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *FORWARDED})  # it inherits this, see `_hear`
     try:
-        return subprocess.Popen(command, env=environ, start_new_session=True)
+        return subprocess.Popen(command, env=environ, start_new_session=True, pass_fds=(sheet.fileno(),))
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -144,7 +151,19 @@ def _forwarding(processes: list[subprocess.Popen[bytes]]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _raise_failure(folder: Path, processes: list[subprocess.Popen[bytes]], killed: set[int], ranks: Ranks) -> None:
+def _report(sheet: IO[bytes]) -> dict[str, Any] | None:
+    """What a process that has ended wrote down, if it did."""
+    sheet.seek(0)
+    written = sheet.read().split(b"\n")
+    if len(written) < 3:  # task, report, and nothing behind its end
+        return None
+    report: dict[str, Any] = json.loads(written[1])
+    return report
+
+
+def _raise_failure(
+    sheets: list[IO[bytes]], processes: list[subprocess.Popen[bytes]], killed: set[int], ranks: Ranks
+) -> None:
     """Raise what happened first: an error of ours, then a kill, then any other; nothing if all went well.
 
     A process that lost its partner in the middle of a sum fails as well, which is not what happened first.
@@ -152,7 +171,7 @@ def _raise_failure(folder: Path, processes: list[subprocess.Popen[bytes]], kille
     codes = [process.returncode for process in processes]
     if not any(codes):
         return
-    reports = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("failure_*.json"))]
+    reports = [report for report in map(_report, sheets) if report is not None]
     reports.sort(key=lambda report: (report["class"] == LostProcessError.__name__, bool(report["trace"]), report["at"]))
     first = reports[0] if reports else None
     struck = [i for i, code in enumerate(codes) if code < 0 and i not in killed]
@@ -174,12 +193,12 @@ def _raise_failure(folder: Path, processes: list[subprocess.Popen[bytes]], kille
     raise kind(first["message"])
 
 
-def _work(task: Path, rank: int, parent: int) -> int:
+def _work(sheet: IO[bytes], rank: int, parent: int) -> int:
     """Be one of the processes; returns its exit code. A failure is written down before the others can notice it."""
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
     from train.fitting.fit import fit
 
-    content = json.loads(task.read_text(encoding="utf-8"))
+    content = json.loads(sheet.readline())
     report: dict[str, Any] = {"rank": rank, "trace": ""}
     try:
         _hear()
@@ -196,7 +215,9 @@ def _work(task: Path, rank: int, parent: int) -> int:
         report |= {"module": "", "class": "", "message": f"{type(error).__name__}: {lines[0]}"}
         report["trace"] = traceback.format_exc()
     report["at"] = time.time()
-    (task.parent / f"failure_{rank}.json").write_text(json.dumps(report), encoding="utf-8")
+    sheet.seek(0, os.SEEK_END)
+    sheet.write(json.dumps(report).encode() + b"\n")
+    sheet.flush()
     return 1
 
 
@@ -219,7 +240,9 @@ if __name__ == "__main__":
     # Run again under its real name: an error raised by `train.fitting.fit` must be of the class known here.
     from train.processes import launch as module
 
-    code = module._work(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    os.set_inheritable(int(sys.argv[1]), False)  # not for what the training starts
+    with open(int(sys.argv[1]), "r+b") as sheet:
+        code = module._work(sheet, int(sys.argv[2]), int(sys.argv[3]))
     sys.stdout.flush()
     sys.stderr.flush()
     if code:

@@ -40,7 +40,7 @@ class RunFolder:
 
     @property
     def step_file(self) -> Path:
-        """Tab-separated table, one row a batch; see `train.streaming.steps`."""
+        """Tab-separated table, one row a batch; see `train.records.step_table`."""
         return self.path / "steps_0.csv"
 
     @property

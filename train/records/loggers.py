@@ -102,8 +102,8 @@ class LogValues(Callback):
         if step % self.every or step == self.logged:
             return
         self.logged = step
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        self._send({"step_loss": pl_module.losses["train"][-1], "step_lr": rate}, step)
+        values = {"step_loss": pl_module.losses["train"][-1], "step_lr": trainer.optimizers[0].param_groups[0]["lr"]}
+        self._send({k: v for k, v in values.items() if math.isfinite(v)}, step)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Send the epoch's summary."""

@@ -7,6 +7,8 @@ import pickle
 import re
 import shutil
 import struct
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,10 @@ from larstore.errors import ConfigError, InputError
 from train.resuming.research_checkpoint import find_weights
 
 # What torch.load raises for a file that is cut short or has flipped bits.
-DAMAGED = (RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError, AttributeError, AssertionError)
+DAMAGED = (
+    RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError, AttributeError, AssertionError, OverflowError,
+    MemoryError,
+)  # fmt: skip
 
 
 def write_checkpoint(content: dict[str, Any], path: str | Path) -> None:
@@ -88,7 +93,7 @@ def read_tensors(path: str | Path) -> Any:
         raise InputError(f"{path}: no such checkpoint. Fix: give one that exists, or train first") from error
     except (pickle.UnpicklingError, struct.error, *DAMAGED) as error:
         code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
-        if code:
+        if code and not _flipped(path):
             raise InputError(
                 f"{path}: cannot be read as a checkpoint (it holds {code[1]}, and only tensors and plain values are "
                 "loaded). Fix: where it was made, save the state dict alone: "
@@ -104,11 +109,16 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Tensors and plain values of a checkpoint made by `train.fitting.fit` or `train.resuming.importing`, on the CPU.
 
     Raises:
-        InputError: as `read_tensors`, or the file was not written by this package. One of the research code does not
-            say in which order its network takes the planes, and must be imported.
+        InputError: as `read_tensors`, a checksum is wrong, or the file was not written by this package. One of the
+            research code does not say in which order its network takes the planes, and must be imported.
     """
     content = read_tensors(path)
     if isinstance(content, dict) and "state_dict" in content and "larstore" in content:
+        flipped = _flipped(path)
+        if flipped:
+            raise InputError(
+                f"{path}: cannot be read as a checkpoint ({flipped[:120]}). Fix: take another epoch's checkpoint"
+            )
         return content
     if find_weights(content):
         raise InputError(
@@ -117,6 +127,18 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             "(the order of odd TPCs; even ones: v,w,u), then give NEW.ckpt"
         )
     raise InputError(f"{path}: not a checkpoint of larstore. Fix: give a file that `larstore train` wrote")
+
+
+def _flipped(path: str | Path) -> str | None:
+    """What a file's own checksums, at which torch does not look, say is wrong with it; None = nothing."""
+    if not zipfile.is_zipfile(path):  # torch before 1.6
+        return None
+    try:
+        with zipfile.ZipFile(path) as parts:
+            wrong = parts.testzip()
+            return None if wrong is None else f"{wrong!r} fails its checksum"
+    except (zipfile.BadZipFile, zlib.error, *DAMAGED) as error:
+        return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def model_weights(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:

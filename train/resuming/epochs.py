@@ -1,5 +1,6 @@
 """The end of an epoch: a row of the summaries, what it decides, and its checkpoint."""
 
+import json
 import logging
 import time
 from typing import Any
@@ -44,6 +45,7 @@ class EpochEnd(Callback):
         if state.resumed_stage == "validation":  # no batch was left, and Lightning validates after batches only
             validate(trainer)
         row = self._row(trainer, pl_module)
+        self._tell_emptied(trainer, pl_module)
         stopping = state.stopping is not None and state.stopping.take(trainer, pl_module, row)
         best = state.best is not None and state.best.take(row)
         state.rows.append(row)
@@ -56,6 +58,18 @@ class EpochEnd(Callback):
         log.info("epoch %d: %s", epoch, " ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "epoch"))
         if stopping and state.stopping is not None:
             log.info("early stopping: %s has not got better for %d epochs", *state.stopping.why)
+
+    def _tell_emptied(self, trainer: lightning.Trainer, module: ImageModule) -> None:
+        """Warn of an epoch in which most images were nothing to learn from."""
+        empty, images = module.emptied()
+        if 2 * empty <= images or not trainer.is_global_zero:
+            return
+        limits = module.config.data.coord_lim
+        why, fix = "in the store", "leave them out of data.train_i"
+        if limits is not None:
+            why, fix = f"inside data.coord_lim = {json.dumps(limits)}", "larger limits"
+        text = "epoch %d: %d of %d training images had no voxel %s, and trained nothing. Fix: %s"
+        log.warning(text, trainer.current_epoch, empty, images, why, fix)
 
     def _row(self, trainer: lightning.Trainer, module: ImageModule) -> dict[str, Any]:
         parts = {part: module.summary(part) for part in ("train", "valid")}

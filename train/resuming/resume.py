@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from larstore.errors import ConfigError
+from larstore.errors import ConfigError, InputError
 from train.fitting.module import ImageModule
 from train.fitting.signals import requeued
 from train.records.folder import RunFolder
@@ -92,10 +92,10 @@ def read_start(checkpoint: Path, config: Config, module: ImageModule, loader: St
     """Check a checkpoint against the run, and take over its weights and the stream's position.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: it cannot be read; names the newest epoch whose checkpoint can.
         ConfigError: it is of another network, other inputs, or in the middle of an epoch whose batches are others now.
     """
-    content = load_checkpoint(checkpoint)
+    content = _load(checkpoint, config)
     check_resumable(content, str(checkpoint))
     check_inputs(content, config, str(checkpoint))
     load_weights(module.model, model_weights(content), str(checkpoint))
@@ -117,6 +117,40 @@ def read_start(checkpoint: Path, config: Config, module: ImageModule, loader: St
     )
 
 
+def _load(checkpoint: Path, config: Config) -> dict[str, Any]:
+    """The checkpoint that a run goes on from. Raises InputError with the way out of one that cannot be read."""
+    try:
+        return load_checkpoint(checkpoint)
+    except InputError as error:
+        said = str(error).partition(" Fix: ")[0]
+        raise InputError(f"{said} Fix: {_way_out(RunFolder(config.output_dir), config)}") from error
+
+
+def _way_out(folder: RunFolder, config: Config) -> str:
+    """How to go on with a run whose checkpoint cannot be read. Files are read, none is changed."""
+    try:
+        rows = folder.read_summaries()
+    except (ValueError, KeyError):  # the table met with the same accident
+        rows = []
+    own = int(rows[-1]["epoch"]) if rows else -1  # later ones may be left over from another course
+    for epoch in sorted(folder.epochs(), key=lambda epoch: (epoch <= own, epoch), reverse=True):
+        if _readable(folder.checkpoint(epoch)):
+            begin = f"--resume {epoch}" if config.train.start_epoch is None else f"train.start_epoch: {epoch}"
+            return f"{begin}{' in a new job' if requeued() else ''} goes on from the end of epoch {epoch}"
+    again = f"begin again in another output_dir, or move {folder.last.parent} away"
+    if folder.best.exists() and _readable(folder.best):
+        return f"no epoch's checkpoint can be read: {again}, with the weights of train.transfer.from: {folder.best}"
+    return f"no epoch's checkpoint can be read: {again}"
+
+
+def _readable(checkpoint: Path) -> bool:
+    try:
+        load_checkpoint(checkpoint)
+    except InputError:
+        return False
+    return True
+
+
 def prepare_folder(folder: RunFolder, start: Start, rank: int = 0) -> list[dict[str, Any]]:
     """Bring a run's directory to where ``start`` is, so that a kill from now on is resumed from there; by rank 0.
 
@@ -135,6 +169,8 @@ def prepare_folder(folder: RunFolder, start: Start, rank: int = 0) -> list[dict[
             link_checkpoint(start.checkpoint, folder.best)
         elif folder.checkpoint(start.best_epoch).exists():
             link_checkpoint(folder.checkpoint(start.best_epoch), folder.best)
+        elif folder.best.exists() and not _readable(folder.best):
+            log.warning("%s: cannot be read; epoch %d's is gone", folder.best, start.best_epoch)
         elif folder.best.exists() and load_checkpoint(folder.best)["epoch"] != start.best_epoch:
             log.warning("%s: of another course, removed; epoch %d's is gone", folder.best, start.best_epoch)
             folder.best.unlink()

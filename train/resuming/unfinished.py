@@ -14,8 +14,9 @@ log = logging.getLogger("larstore.train")
 
 
 def sums(module: ImageModule) -> dict[str, Any]:
-    """Losses, their parts and metrics of this epoch's batches so far, in this process."""
+    """Losses, their parts, metrics and images of this epoch's batches so far, in this process."""
     return {
+        "images": list(module.images),
         "losses": torch.tensor(module.losses["train"], dtype=torch.float64),
         "parts": {k: torch.tensor(v, dtype=torch.float64) for k, v in module.loss_parts["train"].items()},
         "metrics": {name: _metric_state(metric) for name, metric in module.metrics["train"].metrics.items()},
@@ -25,9 +26,11 @@ def sums(module: ImageModule) -> dict[str, Any]:
 def take_sums(module: ImageModule, states: list[dict[str, Any]], rank: int, n_ranks: int) -> None:
     """Go on from what the processes had summed up, of which there may be another number now.
 
-    Losses are those of the joint batch, the same in all of them; metrics are added up over processes at the end of an
-    epoch, so that each state is taken over by one.
+    Losses are those of the joint batch, the same in all of them; metrics and images are added up over processes at the
+    end of an epoch, so that each state is taken over by one.
     """
+    counted = [state.get("images", [0, 0]) for state in states[rank::n_ranks]]  # which older checkpoints lack
+    module.images = [sum(column) for column in zip([0, 0], *counted, strict=True)]
     module.losses["train"] = states[0]["losses"].tolist()
     module.loss_parts["train"] = {name: values.tolist() for name, values in states[0]["parts"].items()}
     _take_metrics(module.metrics["train"], [state["metrics"] for state in states[rank::n_ranks]])

@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from larstore.errors import ConfigError
+from train.streaming.extents import AXES, image_size
 from train.streaming.steps import Sample, Transform
 
-AXES = ("x", "y", "z")
 ANGLE = np.radians(0.5)  # how well mirrored wires must be parallel
 PITCH = 0.01  # by what part pitches may differ
 
@@ -75,24 +75,8 @@ def make_flip(axes: Sequence[str], store: Any, tpcs: Iterable[int]) -> Flip:
                 f"{store.path}: data.flips {list(axes)}: the wire planes {', '.join(planes)} of TPC {tpc} are not each "
                 "other's mirror images along y and z. Fix: data.flips: [x]"
             )
-        mirrors[tpc] = Mirror(_size(store, members), partner)
+        mirrors[tpc] = Mirror(image_size(store, tpc), partner)
     return Flip(numbers, mirrors)
-
-
-def _size(store: Any, tpcs: Iterable[int]) -> tuple[int, int, int]:
-    """Voxels along each axis of one TPC, or of several that were joined: what a coordinate is mirrored in."""
-    frames = [store.geometry.tpcs[tpc] for tpc in tpcs]
-    first = frames[0]
-    reach = []
-    for frame in frames:
-        pixels = (frame.n_ticks, frame.n_y, frame.n_z)
-        voxels = np.array([-(-n // d) for n, d in zip(pixels, store.attributes["downsample"], strict=True)])
-        if frame.joined_origin is not None:
-            down = frame.drift_sign != first.drift_sign  # its x counts down from the origin
-            voxels = np.asarray(frame.joined_origin) + np.where([down, False, False], 1, voxels)
-        reach.append(voxels)
-    x, y, z = np.max(reach, axis=0).tolist()
-    return x, y, z
 
 
 def _partners(wires: dict[str, Any], tpc: int, n_planes: int) -> tuple[int, ...] | None:

@@ -10,6 +10,7 @@ from larstore.errors import ConfigError
 from train.schema import Config
 from train.streaming.batches import local_batches
 from train.streaming.choosing import choose
+from train.streaming.extents import check_limits
 from train.streaming.flips import make_flip
 from train.streaming.stream import ImageStream, StreamLoader
 from train.streaming.transforms import make_transforms
@@ -23,7 +24,7 @@ def make_loader(
     ``rank`` of ``n_ranks`` processes that train together gets its share. Validation sees every image once, in order,
     with the same crops in each epoch.
 
-    Raises ConfigError for a range without images, or an image over the voxel budget.
+    Raises ConfigError for a range without images, limits that lie outside of them, or an image over the voxel budget.
     """
     data, training = config.data, part == "train"
     pairs, weights = [], []
@@ -31,6 +32,8 @@ def make_loader(
         store = larstore.open(source.path)
         selection = choose(store, source, "train_i" if training else "inference_i")
         flip = None
+        if training and data.coord_lim is not None:
+            check_limits(data.coord_lim, store, np.unique(selection.column("tpc")).tolist())
         if training and data.flips is not None:
             flip = make_flip(data.flips, store, np.unique(selection.column("tpc")).tolist())
         planes = store.attributes["planes"]

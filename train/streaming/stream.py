@@ -31,7 +31,7 @@ class ImageStream(IterableDataset[Batch]):
     """Batches of images; every image exactly once an epoch, in the same order for any number of workers and ranks.
 
     A batch is what `train.streaming.samples.as_batch` returns (coords, features, target, weight, offsets, keys), with
-    ``sources``, the position of each image's selection, and ``number``, that of the batch in the epoch. A repeated
+    ``sources``, the position of each image's selection, and ``number``, that of the batch in the epoch. A ``repeated``
     batch, which only makes the ranks equal, has weight 0 throughout. An image emptied by a transform stays, without
     voxels, and so does a batch.
 
@@ -233,7 +233,7 @@ class ImageStream(IterableDataset[Batch]):
             batch = self.load(plan[number], plan.passes_of(number), number)
             if padding:
                 batch["weight"].zero_()
-            yield batch
+            yield batch | {"repeated": padding}
 
     def _after_fork(self) -> None:
         """A forked process must not use its parent's threads and file handles: open the stores anew."""
