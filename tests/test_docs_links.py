@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import BaseModel
 from typer.main import get_command
 
@@ -166,6 +167,23 @@ def test_dotted_names_resolve(page):
         for name in NAMES.findall(code):
             if not name.endswith(ENDINGS):
                 assert resolves(name), f"{named(page)}: {name} is neither a module, what one defines, nor a key"
+
+
+def test_issue_forms_are_forms():
+    """As GitHub takes them; their commands exist like those of pages."""
+    forms = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
+    known = get_command(build_app()).commands
+    for form in (path for path in forms if path.stem != "config"):
+        values = yaml.safe_load(form.read_text(encoding="utf-8"))
+        assert values["name"]
+        assert values["description"]
+        fields = [part for part in values["body"] if part["type"] != "markdown"]
+        assert {part["type"] for part in fields} <= {"textarea", "input", "dropdown", "checkboxes"}
+        assert len({part["id"] for part in fields}) == len(fields)
+        assert all(part["attributes"]["label"] for part in fields)
+        for name in re.findall(r"`larstore ([a-z-]+)", form.read_text(encoding="utf-8")):
+            assert name in known, f"{form.name}: larstore {name} is no command"
+    assert len(forms) >= 3
 
 
 def test_what_is_wrong_is_found(tmp_path):

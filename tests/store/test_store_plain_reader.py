@@ -147,6 +147,14 @@ def test_a_redone_image_is_the_new_one(path):
     assert len(plain.images) == 8 + 3 + 1 - 2
 
 
+def test_rows_that_nobody_wrote_are_no_zeros(path):
+    """The end of a block: its chunks are absent."""
+    end = larstore.open(path).image(1, 2, 1)
+    start = int(end.summary("voxel_start")) + len(end)
+    with pytest.raises((RuntimeError, ValueError)):
+        PlainStore(path).rows("voxels/charge", start + 64, start + 65)
+
+
 def test_damage_and_edits_are_seen(path, tmp_path):
     copy = shutil.copytree(path, tmp_path / "damaged.zarr")
     shard = copy / "voxels/charge/c/0/0"
