@@ -57,6 +57,18 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in anchors(file), f"{named(page)}: {target}: no such heading"
 
 
+def test_every_page_is_found_from_the_first_ones():
+    reached, left = set(), [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    while left:
+        page = left.pop()
+        if page.suffix == ".md" and page not in reached:
+            reached.add(page)
+            targets = re.findall(r"\]\(([^)\s#:]+)(?:#[^)\s]*)?\)", prose(page))
+            left += [(page.parent / target).resolve() for target in targets]
+    missing = sorted(named(page) for page in set(PAGES) - reached)
+    assert not missing, f"no page leads to {', '.join(missing)}. Fix: a link in README.md or a page of its subject"
+
+
 def code_lines(page: Path) -> list[str]:
     """Lines of blocks of shell, of indented blocks, and inline code."""
     found, fence = [], None
