@@ -40,7 +40,7 @@ def small_tpc():
     return build_detector(DetectorConfig(name="square", wires="-", pixel_mm=2.0), [face], "square").tpc(1)
 
 
-def simulated(tpc, file, tracks=25):
+def simulated(tpc, file, tracks=25, bad=()):
     """An image of straight tracks, whose electrons all arrive on the nearest wire of each plane."""
     rng = np.random.default_rng(file)
     ends = rng.uniform(5, [TICKS - 5, SIDE - 5, SIDE - 5], (tracks, 2, 3))
@@ -56,7 +56,7 @@ def simulated(tpc, file, tracks=25):
     frame = tpc.frame
     pixel = (place[:, 1:] - [frame.origin_y_mm, frame.origin_z_mm]) / frame.pixel_mm
     truth = voxelise_truth(np.column_stack([tick, pixel, electrons]), STEP, (TICKS, frame.n_y, frame.n_z))
-    voxels = Tiler(tpc)(waveform, threshold=1.0, downsample=STEP)
+    voxels = Tiler(tpc)(waveform, threshold=1.0, downsample=STEP, bad_channels=bad)
     return ImageRecord(
         file, 0, 1, voxels.coords, voxels.charge, voxels.live, truth_at(voxels.coords, *truth), *truth, input="made"
     )
@@ -91,12 +91,25 @@ def test_on_true_voxels_it_beats_the_mean_of_the_planes(store, method):
         assert (charge >= 0).all()
         mean = image.charge.mean(axis=1)
         off, off_of_mean = (np.abs(each - image.truth)[true].sum() for each in (charge, mean))
-        assert off < (0.95 if method == "lsmr" else 0.8) * off_of_mean
+        assert off < (0.8 if method == "lsmr" else 0.7) * off_of_mean
         total = image.truth.sum()
         assert abs(charge.sum() / total - 1) < 0.2
         assert mean[true].sum() / total < 0.75  # the rest is on ghosts
     assert result.kept == sum(int((image.truth > 0).sum()) for image in opened.select())
     assert larstore.verify(store).ok
+
+
+def test_bad_channels_take_no_charge_away(store):
+    """A dead stretch of 20 wires of a plane: the other planes tell where its charge is."""
+    tpc = small_tpc()
+    image = simulated(tpc, 7, bad=tpc.planes[2].column[40:60].tolist())
+    assert 0.05 < (image.live != 7).mean() < 0.9
+    add_images(store, [image])
+    solve(store, "best", on_true=True, files=(7, 7), progress=False)
+    image = larstore.open(store).image(7, 0, 1)
+    dead = (image.truth > 0) & (image.live & 4 == 0)
+    assert abs(image.score("best")[dead].sum() / image.truth[dead].sum() - 1) < 0.15
+    assert image.charge[dead, 2].sum() < 0.2 * image.truth[dead].sum()
 
 
 def test_only_what_a_prediction_keeps(store):

@@ -59,12 +59,15 @@ def equations(coords, charge, live, shares):
                     w: density[w] * sum(parts[v][w] * ratio[v] for v in told) / seen[w] if seen[w] else 0.0
                     for w in wires
                 }
-            for w in wires:
-                if seen[w] < LEAST_LIVE * area[w]:
-                    continue
-                down = sum(parts[v][w] * min(charge[v][p], 0.0) for v in told)
-                value = (density[w] + (down / seen[w] if seen[w] else 0.0)) * area[w]
-                found[p, x, w] = ([parts[v][w] if v in here else 0.0 for v in range(n)], value)
+            certain = [w for w in wires if seen[w] >= LEAST_LIVE * area[w]]
+            value = {
+                w: area[w] * (density[w] + (sum(parts[v][w] * min(charge[v][p], 0.0) for v in told) / (seen[w] or 1)))
+                for w in certain
+            }
+            for w in certain:
+                seen_by = {u: sum(parts[v][w] * parts[v][u] for v in here) / area[u] for u in certain}
+                row = [sum(seen_by[u] * parts[v][u] for u in certain) if v in here else 0.0 for v in range(n)]
+                found[p, x, w] = (row, sum(seen_by[u] * value[u] for u in certain))
     return found
 
 

@@ -15,6 +15,13 @@ is estimated: the wires' charges per area D_w are fitted to c_p(v) ~ Σ_w a_w(v)
 (Richardson-Lucy) steps, and c_p(v) is divided in proportion to a_w(v) D_w. Every step keeps the sum over the wires
 equal to that over the voxels. And the charge of a voxel is taken to be spread evenly over its area.
 
+So wires that cross the same voxels are hardly told apart, and both sides of the equations are seen through the voxels:
+multiplied by K, which spreads each wire's charge evenly along it, to voxels, and gathers it on their wires again,
+
+    K_wu = Σ_v a_w(v) a_u(v) / Σ_v a_u(v)
+
+It keeps sums, and makes one equation of wires that share all their voxels.
+
 A voxel in which a bad channel or a part without wires stood in for a plane (not live) tells nothing about the plane:
 D_w is fitted to the others. A wire that has less than half its area in live voxels gives no equation.
 """
@@ -46,8 +53,8 @@ class WireSystem:
     """The equations ``matrix @ charge = measured`` of one image.
 
     Attributes:
-        matrix: (equations, voxels) sparse: the part a_w(v) of a voxel's area on a wire.
-        measured: (equations,) charge W_w of the wire in the slice, electrons.
+        matrix: (equations, voxels) sparse: the part of a voxel's charge that the wire gets: K a, see the module.
+        measured: (equations,) charge of the wire in the slice, electrons: K W.
         x, plane, wire: (equations,) int64: slice, plane, and column of the plane's ``shares``; ascending by plane, x
             and wire.
     """
@@ -104,7 +111,10 @@ def wire_system(
         matrix = sparse.csr_array((entries.data, (row, entries.row)), shape=(len(known), n))
         sums, told = wire_sums(matrix, values[:, p], (live >> p & 1).astype(bool))
         x, wire = np.divmod(known[told], each.shape[1])
-        parts.append((matrix[told], sums[told], slices[x], np.full(len(x), p), wire))
+        own = matrix[told]
+        along = sparse.csr_array(sparse.diags_array(_ratio(np.ones(len(x)), own.sum(axis=1))) @ own).T
+        seen = own @ along
+        parts.append((seen @ own, seen @ sums[told], slices[x], np.full(len(x), p), wire))
     matrices, *columns = zip(*parts, strict=True)
     return WireSystem(sparse.csr_array(sparse.vstack(matrices)), *(np.concatenate(column) for column in columns))
 
@@ -148,7 +158,7 @@ def solve_charges(
     Args:
         kept: (voxels,) which voxels may hold charge.
         damp: without it voxels that the wires cannot tell apart would share their charge in an arbitrary way. It costs
-            some charge: about damp² of it where a voxel is alone on its wires.
+            some charge: 2 % at 0.2 on true voxels of simulated beam events.
         penalty: electrons, of ``lasso`` alone.
 
     Raises:
