@@ -139,7 +139,7 @@ def test_only_what_a_prediction_keeps(store):
 
 
 def test_an_interrupted_call_is_gone_on_with(store, monkeypatch):
-    whole = solve(store, "whole", progress=False)
+    whole = solve(store, "whole", on_true=True, progress=False)
     calls, write = [], larstore.PredictionWriter.commit
 
     def stop_at_the_second(writer):
@@ -150,13 +150,13 @@ def test_an_interrupted_call_is_gone_on_with(store, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(larstore.PredictionWriter, "commit", stop_at_the_second)
         with pytest.raises(KeyboardInterrupt):
-            solve(store, "parts", progress=False)
+            solve(store, "parts", on_true=True, progress=False)
     score = [np.isnan(image.score("parts")).all() for image in larstore.open(store).select()]
     assert score == [False, False, True]
-    rest = solve(store, "parts", progress=False)
+    rest = solve(store, "parts", on_true=True, progress=False)
     assert (whole.images, rest.images, rest.done_before) == (3, 1, 2)
     monkeypatch.setattr("train.results.solve_run.solve_charges", None)  # nothing is left to be solved
-    assert solve(store, "parts", progress=False).images == 0
+    assert solve(store, "parts", on_true=True, progress=False).images == 0
     for image in larstore.open(store).select():
         assert_array_equal(image.score("parts"), image.score("whole"))
 

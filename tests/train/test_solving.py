@@ -75,6 +75,8 @@ def dense_solution(matrix, measured, kept, method, damp, penalty):
     """What ``solve_charges`` must find, by another algorithm: an active set on the dense matrix with damping rows."""
     charge = np.zeros(len(kept))
     n = int(kept.sum())
+    if n == 0:  # which SciPy's nnls does not survive
+        return charge
     rows = np.vstack([matrix[:, kept], damp * np.eye(n)])
     goal = np.concatenate([measured, np.full(n, -penalty / damp if method == "lasso" else 0.0)])
     if method == "lsmr":
