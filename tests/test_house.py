@@ -68,6 +68,7 @@ def test_help_is_light():
         "overfit",
         "infer",
         "evaluate",
+        "solve",
         "view",
         "demo",
         "info",

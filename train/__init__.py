@@ -19,6 +19,7 @@ _PUBLIC = {
     "infer": "train.inference.infer",
     "evaluate": "train.results.evaluation",
     "import_checkpoint": "train.resuming.importing",
+    "solve": "train.results.solve_run",
     "view": "train.results.display",
 }
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "import_checkpoint",
     "infer",
     "load_config",
+    "solve",
     "view",
 ]
 

@@ -17,7 +17,11 @@ CUT = 0.5  # of the score, for the sum over kept voxels
 def charge_figures(
     store_path: Path, scores: str, charges: str, scale: float, files: tuple[int, int], max_voxels: int = 4_000_000
 ) -> dict[str, Any]:
-    """Bias and resolution on the voxels with truth of at least 5 ke, by decile of the collected charge.
+    """Bias and resolution on the voxels with truth of at least 5 ke, by decile of the charge.
+
+    ``deciles`` are those of the collected charge: what a voxel of that much is taken for. ``estimated`` are those of
+    the estimate itself: how far one that reads so much is off. An estimate of finite resolution cannot be without bias
+    in both; one that minimises its absolute error has none in the second.
 
     Estimates are the network's, and the mean of the live planes' charges; of each the ratio to what is collected is
     looked at, see `spread`. ``sums``: per image Σ estimate over voxels with score >= 0.5 over Σ collected of all truth
@@ -61,13 +65,17 @@ def mean_of_planes(charge: npt.NDArray[np.float32], live: npt.NDArray[np.uint8])
 
 
 def compare(estimate: npt.NDArray[Any], reference: npt.NDArray[Any]) -> dict[str, Any]:
-    """`spread` of the ratio estimate / reference, and of the ``deciles`` of the reference, each with its range."""
+    """`spread` of the ratio estimate / reference, and of the ``deciles`` of the reference and of the ``estimated``."""
     ratio = estimate.astype(np.float64) / reference
-    edges = np.quantile(reference, np.linspace(0, 1, N_DECILES + 1))
-    decile = np.clip(np.searchsorted(edges, reference, side="right") - 1, 0, N_DECILES - 1)
-    rows = [{"low": float(edges[d]), "high": float(edges[d + 1]), **spread(ratio[decile == d])}
+    return {**spread(ratio), "deciles": _by_decile(ratio, reference), "estimated": _by_decile(ratio, estimate)}
+
+
+def _by_decile(ratio: npt.NDArray[Any], charge: npt.NDArray[Any]) -> list[dict[str, float]]:
+    """`spread` of the ratios in each decile of the charge, with its range."""
+    edges = np.quantile(charge, np.linspace(0, 1, N_DECILES + 1))
+    decile = np.clip(np.searchsorted(edges, charge, side="right") - 1, 0, N_DECILES - 1)
+    return [{"low": float(edges[d]), "high": float(edges[d + 1]), **spread(ratio[decile == d])}
             for d in range(N_DECILES)]  # fmt: skip
-    return {**spread(ratio), "deciles": rows}
 
 
 def spread(ratio: npt.NDArray[Any]) -> dict[str, float]:
