@@ -149,6 +149,7 @@ def test_the_large_ones_take_a_step(name):
     target = truth if config.data.threshold is None else (truth > 0).float()
     batch = {"coords": coords, "features": torch.rand(n, 3), "target": target, "weight": torch.ones(n, 1)}
     batch |= {"truth_coords": coords[::3], "truth_value": truth[::3], "keys": [(0, 0, 1)], "number": 0}
+    batch["offsets"] = torch.tensor([0, n])
     optimizer = module.configure_optimizers()
     before = [p.detach().clone() for p in module.model.parameters()]
     loss = module.training_step(batch, 0)

@@ -24,6 +24,10 @@ DAMAGED = (
 )  # fmt: skip
 
 
+class DamagedCheckpointError(InputError):
+    """A file that is no checkpoint any more: another one has to do."""
+
+
 def write_checkpoint(content: dict[str, Any], path: str | Path) -> None:
     """Write to a temporary file, sync, rename: a full disk or a kill leaves the older checkpoint as it was.
 
@@ -100,7 +104,7 @@ def read_tensors(path: str | Path) -> Any:
                 "torch.save({'model': model.state_dict()}, FILE)"
             ) from error
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(
+        raise DamagedCheckpointError(
             f"{path}: cannot be read as a checkpoint ({reason[0][:120]}). Fix: take another epoch's checkpoint"
         ) from error
 
@@ -116,7 +120,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if isinstance(content, dict) and "state_dict" in content and "larstore" in content:
         flipped = _flipped(path)
         if flipped:
-            raise InputError(
+            raise DamagedCheckpointError(
                 f"{path}: cannot be read as a checkpoint ({flipped[:120]}). Fix: take another epoch's checkpoint"
             )
         return content

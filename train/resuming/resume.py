@@ -10,7 +10,13 @@ from larstore.errors import ConfigError, InputError
 from train.fitting.module import ImageModule
 from train.fitting.signals import requeued
 from train.records.folder import RunFolder
-from train.resuming.checkpoint import link_checkpoint, load_checkpoint, load_weights, model_weights
+from train.resuming.checkpoint import (
+    DamagedCheckpointError,
+    link_checkpoint,
+    load_checkpoint,
+    load_weights,
+    model_weights,
+)
 from train.resuming.run_state import trained_through
 from train.resuming.same_inputs import check_inputs, check_resumable, check_same_steps
 from train.resuming.transfer import freeze_again
@@ -118,12 +124,12 @@ def read_start(checkpoint: Path, config: Config, module: ImageModule, loader: St
 
 
 def _load(checkpoint: Path, config: Config) -> dict[str, Any]:
-    """The checkpoint that a run goes on from. Raises InputError with the way out of one that cannot be read."""
+    """The checkpoint that a run goes on from. Raises InputError, with the way out of one that is damaged."""
     try:
         return load_checkpoint(checkpoint)
-    except InputError as error:
+    except DamagedCheckpointError as error:
         said = str(error).partition(" Fix: ")[0]
-        raise InputError(f"{said} Fix: {_way_out(RunFolder(config.output_dir), config)}") from error
+        raise DamagedCheckpointError(f"{said} Fix: {_way_out(RunFolder(config.output_dir), config)}") from error
 
 
 def _way_out(folder: RunFolder, config: Config) -> str:
