@@ -16,7 +16,7 @@ from preprocess.inspection.other import depos, is_truth, research_image, truth_p
 from preprocess.sources import Source
 from preprocess.sources.names import parse_name
 from preprocess.sources.peek import Peek
-from preprocess.sources.registry import Reader, probe, readers
+from preprocess.sources.registry import Reader, known_readers, probe
 
 Floats = npt.NDArray[np.float64]
 MOST_SAMPLES = 300_000_000  # looked at; more events than that tell nothing new
@@ -34,7 +34,7 @@ def inspect(path: str | Path, n_events: int = 10) -> Inspection:
     """
     place = Path(path)
     found = probe(place)
-    for reader in readers():
+    for reader in known_readers():
         if reader.recognises(found):
             source = reader.open(place)
             if not isinstance(source, Source):
@@ -44,7 +44,7 @@ def inspect(path: str | Path, n_events: int = 10) -> Inspection:
         return unknown_hdf5(place)
     if found.container == "zip" and {"X", "starts"} <= set(found.names):
         return research_image(place)
-    known = "; ".join(reader.what for reader in readers())
+    known = "; ".join(reader.what for reader in known_readers())
     raise InputError(f"{place}: is of no known format. Fix: give one of: {known}.")
 
 

@@ -6,7 +6,7 @@ from preprocess.sources.base import Event, Source
 from preprocess.sources.depos import DepoEvent, DepoSource, Place, open_depos
 from preprocess.sources.names import TRUTH_PRODUCTS
 from preprocess.sources.options import ReadOptions
-from preprocess.sources.registry import find_reader, readers
+from preprocess.sources.registry import find_reader, known_readers
 
 __all__ = [
     "TRUTH_PRODUCTS",
@@ -16,9 +16,9 @@ __all__ = [
     "Place",
     "ReadOptions",
     "Source",
+    "known_readers",
     "open_depos",
     "open_source",
-    "readers",
 ]
 
 

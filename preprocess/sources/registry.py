@@ -68,7 +68,7 @@ class Reader:
 
 
 @cache
-def readers() -> tuple[Reader, ...]:
+def known_readers() -> tuple[Reader, ...]:
     """All readers, by name."""
     package = import_module("preprocess.sources.readers")
     found = [import_module(f"{package.__name__}.{info.name}").READER for info in pkgutil.iter_modules(package.__path__)]
@@ -97,12 +97,12 @@ def find_reader(path: Path, kind: Kind) -> Reader:
     """
     found = probe(path)
     # Those of the kind first: an archive may hold both.
-    for reader in sorted(readers(), key=lambda reader: reader.kind != kind):
+    for reader in sorted(known_readers(), key=lambda reader: reader.kind != kind):
         if reader.recognises(found):
             if reader.kind != kind:
                 use = "larstore simulate --depos" if reader.kind == "depos" else "larstore preprocess"
                 raise InputError(f"{path}: holds {reader.what}. Fix: give it to `{use}`.")
             return reader
-    known = "; ".join(reader.what for reader in readers() if reader.kind == kind)
+    known = "; ".join(reader.what for reader in known_readers() if reader.kind == kind)
     inside = ", ".join(found.names[:5])
     raise InputError(f"{path}: {'holds ' + inside if inside else 'is of no known format'}. Fix: give one of: {known}.")

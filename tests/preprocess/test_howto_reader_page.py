@@ -11,7 +11,7 @@ import pytest
 import preprocess.sources.readers as package
 from larstore.errors import InputError
 from preprocess.sources import open_source
-from preprocess.sources.registry import readers
+from preprocess.sources.registry import known_readers
 from preprocess.testing import small_detector, small_waveforms
 from tests.preprocess.fuzzing import fuzz
 
@@ -25,11 +25,11 @@ def builder(tmp_path, monkeypatch):
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "stand.py").write_text(code)
     monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path / "more")])
-    readers.cache_clear()
+    known_readers.cache_clear()
     names: dict[str, Any] = vars(import_module("preprocess.testing.frames")).copy()
     exec(compile(build, "howto-reader.md", "exec"), names)  # noqa: S102 - our own page
     yield names["write_stand"]
-    readers.cache_clear()
+    known_readers.cache_clear()
 
 
 def test_it_reads_what_was_written(tmp_path, builder):
@@ -37,7 +37,7 @@ def test_it_reads_what_was_written(tmp_path, builder):
     tpc = detector.tpc(1)
     waveforms = small_waveforms(tpc, 3, 40)
     path = builder(tmp_path / "stand_7.npz", tpc, waveforms)
-    assert "stand" in [reader.name for reader in readers()]
+    assert "stand" in [reader.name for reader in known_readers()]
     source = open_source(path)
     assert (type(source).__name__, source.n_events, source.tpcs(detector)) == ("StandSource", 3, [1])
     events = list(source.events(tpc))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from larstore.errors import InputError
 from preprocess.detector.model import Detector
-from preprocess.sources import open_source, readers
+from preprocess.sources import known_readers, open_source
 from preprocess.sources.base import LARGEST_BYTES
 from preprocess.sources.frames import FrameMaker, RawFrame
 from preprocess.sources.options import ReadOptions
@@ -35,7 +35,7 @@ def detector(tmp_path_factory):
 
 
 def test_every_reader_of_frames_has_a_builder():
-    assert {reader.name for reader in readers() if reader.kind == "frames"} == set(FRAME_BUILDERS)
+    assert {reader.name for reader in known_readers() if reader.kind == "frames"} == set(FRAME_BUILDERS)
 
 
 @pytest.mark.parametrize(("reader", "suffix"), FILES)
@@ -65,7 +65,7 @@ def test_files_of_two_formats_are_told_apart(tmp_path, detector, reader, suffix)
     """Each file is recognised by one reader only."""
     tpc = detector.tpc(1)
     path = write_frame_file(tmp_path, reader, tpc, small_waveforms(tpc), suffix)
-    assert [each.name for each in readers() if each.recognises(probe(path))] == [reader]
+    assert [each.name for each in known_readers() if each.recognises(probe(path))] == [reader]
 
 
 @pytest.mark.parametrize(("write", "suffix"), WIRECELL)
