@@ -72,10 +72,12 @@ def compare(estimate: npt.NDArray[Any], reference: npt.NDArray[Any]) -> dict[str
 
 def _by_decile(ratio: npt.NDArray[Any], charge: npt.NDArray[Any]) -> list[dict[str, float]]:
     """`spread` of the ratios in each decile of the charge, with its range."""
-    edges = np.quantile(charge, np.linspace(0, 1, N_DECILES + 1))
-    decile = np.clip(np.searchsorted(edges, charge, side="right") - 1, 0, N_DECILES - 1)
-    return [{"low": float(edges[d]), "high": float(edges[d + 1]), **spread(ratio[decile == d])}
-            for d in range(N_DECILES)]  # fmt: skip
+    parts = np.array_split(np.argsort(charge, kind="stable"), N_DECILES)  # equal charges may be parted
+    return [
+        {"low": float(charge[part[0]]), "high": float(charge[part[-1]]), **spread(ratio[part])}
+        for part in parts
+        if len(part)
+    ]
 
 
 def spread(ratio: npt.NDArray[Any]) -> dict[str, float]:

@@ -26,12 +26,15 @@ def store(tmp_path, copy_of_store):
 
 
 def kill_when(monkeypatch, wanted):
-    """Kill the worker that is given a piece for which ``wanted(number)`` holds, as soon as it has it."""
+    """Kill the worker that is given a piece for which ``wanted(number)`` holds, before it can do any of it."""
     give = workers._Worker.give
 
     def give_and_kill(self, piece):
+        dies = wanted(piece.number)
+        if dies:
+            os.kill(self.process.pid, signal.SIGSTOP)
         give(self, piece)
-        if wanted(piece.number):
+        if dies:
             os.kill(self.process.pid, signal.SIGKILL)
 
     monkeypatch.setattr(workers._Worker, "give", give_and_kill)

@@ -25,6 +25,7 @@ from train.schema import BasicTrainer, Config
 
 KEPT = 0.9  # of the running mean of losses at each step
 DIVERGED = 4.0  # × the least running mean so far
+PATIENCE = 4  # steps for each rate, at most
 SKIPPED = 5  # first steps: they tell of the start, not of the rate
 WIDTH = 0.05  # of the smoothing, in all steps: batches differ more than neighbouring rates do
 PART = 0.1  # of the fall at its start and its end, where the steepest point is noise
@@ -106,15 +107,16 @@ def find_learning_rate(
     ):
         probe = make_probe(constant, n_steps, augmented=True)
         try:
-            train_steps(probe, probe.loader, n_steps, [growing])
+            # Ended by `growing` after n_steps in which a voxel counted; more are for those in which none does.
+            train_steps(probe, probe.loader, PATIENCE * n_steps, [growing])
         except TrainingError:  # a loss that is not finite, beyond the first steps, is how a search may end
             if len(growing.losses) <= 2 * SKIPPED:
                 raise
             growing.diverged = True
-    if not growing.diverged and len(growing.losses) < 4 * SKIPPED:
+    if not growing.diverged and len(growing.losses) < n_steps:
         raise ConfigError(
-            f"find-lr: in {len(growing.losses)} of {n_steps} steps a voxel counted. "
-            "Fix: look at data.coord_lim and data.train_i, or more --steps"
+            f"find-lr: in {len(growing.losses)} of {PATIENCE * n_steps} steps a voxel counted. "
+            "Fix: look at data.coord_lim and data.train_i"
         )
     return suggest(growing.rates[: len(growing.losses)], growing.losses, growing.diverged)
 
