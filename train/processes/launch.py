@@ -91,7 +91,7 @@ def _start(sheet: IO[bytes], ranks: Ranks, local_rank: int) -> subprocess.Popen[
     }
     environ = os.environ | {name: str(value) for name, value in variables.items()}
     environ.setdefault("OMP_NUM_THREADS", str(cores_of(ranks)))
-    home = str(Path(__file__).parent.parent)
+    home = str(Path(__file__).parents[2])
     if "site-packages" not in home:  # run from a checkout
         environ["PYTHONPATH"] = os.pathsep.join(filter(None, [environ.get("PYTHONPATH"), home]))
     words = map(str, (sheet.fileno(), rank, os.getpid()))
