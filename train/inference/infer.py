@@ -24,7 +24,7 @@ from train.models import outputs_of
 from train.records.folder import RunFolder
 from train.runtime import compute_threads, log_to_stderr
 from train.schema import Config
-from train.streaming.choosing import expect_tpcs
+from train.streaming.choosing import expect_images, expect_tpcs
 
 __all__ = ["InferResult", "InferenceError", "infer", "predict"]
 
@@ -110,12 +110,7 @@ def predict(
     """``infer`` for a selection, without a handler for its log."""
     began = time.monotonic()
     store, tpcs = selection.store, selection.column("tpc")
-    if not len(selection):
-        how = ", ".join(selection.conditions)
-        raise ConfigError(
-            f"{store.path}: no image is chosen{f' by {how}' if how else ''}. "
-            f"Fix: choose among those that 'larstore index {store.path}' lists"
-        )
+    expect_images(selection)
     if workers < 1:
         raise ConfigError(f"{workers} workers cannot predict. Fix: 1 or more")
     network = load_network(config, checkpoint, store, tpcs)

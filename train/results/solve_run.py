@@ -23,7 +23,7 @@ from larstore.store import Store
 from train.results.solving import DAMP, METHODS, PASSES, PENALTY, Solution, check_settings, solve_charges, wire_system
 from train.results.wire_shares import PlaneWires, plane_wires, voxel_shares
 from train.runtime import log_to_stderr
-from train.streaming.choosing import expect_tpcs
+from train.streaming.choosing import expect_images, expect_tpcs
 
 THRESHOLD = 0.35  # the research code's
 
@@ -88,12 +88,7 @@ def solve(
 
 def _run(solver: "_Solver", selection: Any, name: str, progress: bool) -> SolveResult:
     began, path = time.monotonic(), selection.store.path
-    if not len(selection):
-        how = ", ".join(selection.conditions)
-        raise ConfigError(
-            f"{path}: no image is chosen{f' by {how}' if how else ''}. "
-            f"Fix: choose among those that 'larstore index {path}' lists"
-        )
+    expect_images(selection)
     images = voxels = kept = 0
     unfinished: list[tuple[int, int, int]] = []
     with larstore.PredictionWriter(path, name, solver.attributes) as writer:

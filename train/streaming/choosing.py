@@ -32,6 +32,16 @@ def expect_tpcs(store: Any, tpcs: Sequence[int] | None, what: str) -> None:
         )
 
 
+def expect_images(selection: Selection) -> None:
+    """ConfigError if nothing is selected."""
+    if not len(selection):
+        path, how = selection.store.path, ", ".join(selection.conditions)
+        raise ConfigError(
+            f"{path}: no image is chosen{f' by {how}' if how else ''}. "
+            f"Fix: choose among those that 'larstore index {path}' lists"
+        )
+
+
 def _nothing(store: Any, source: SourceConfig, key: str) -> str:
     """What is wrong with a source that holds no image: its TPCs, or its files."""
     index = store.index_columns
