@@ -15,7 +15,7 @@ from train.schema import Config
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*(path for name in ("README", "CONTRIBUTING") if (path := ROOT / f"{name}.md").exists())]
-PAGES += sorted((ROOT / "docs").glob("*.md"))
+PAGES += sorted((ROOT / "docs").rglob("*.md"))
 CODE = re.compile(r"^```[^\n]*\n.*?^```|`[^`\n]+`", re.DOTALL | re.MULTILINE)
 NAMES = re.compile(r"(?<![\w/.-])(?:larstore|preprocess|train)(?:\.[A-Za-z_]\w*)+(?![\w/])")
 ENDINGS = (".py", ".yaml", ".yml", ".md", ".html", ".zarr", ".commands")  # of files, and the entry-point group

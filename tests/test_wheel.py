@@ -17,6 +17,7 @@ from tests.installed_wheel import build_wheel, call, install
 from train.demo import STATE
 
 ROOT = Path(__file__).parents[1]
+PACKAGES = {"larstore", "preprocess", "train"}
 
 
 @pytest.mark.slow
@@ -24,10 +25,11 @@ ROOT = Path(__file__).parents[1]
 def test_the_wheel_does_the_demo(tmp_path):
     wheel = build_wheel(tmp_path)
     names = ZipFile(wheel).namelist()
-    wanted = {str(path.relative_to(ROOT)) for path in (ROOT / "preprocess" / "detector").glob("*.yaml")}
-    assert len(wanted) > 3
-    assert wanted <= set(names)
-    assert {name.partition("/")[0] for name in names if ".dist-info" not in name} == {"larstore", "preprocess", "train"}
+    files = {path for package in PACKAGES for path in (ROOT / package).rglob("*.*") if path.is_file()}
+    wanted = {str(path.relative_to(ROOT)) for path in files if path.suffix != ".py" and "__pycache__" not in path.parts}
+    assert "preprocess/detector/protodune-sp.yaml" in wanted
+    assert wanted <= set(names), f"not in the wheel: {wanted - set(names)}. Fix: package-data in pyproject.toml"
+    assert {name.partition("/")[0] for name in names if ".dist-info" not in name} == PACKAGES
     programs, work = install(wheel, tmp_path), tmp_path / "work"
     work.mkdir()
     where = call([programs / "python", "-c", "import train; print(train.__file__)"], work).stdout
