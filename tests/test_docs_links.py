@@ -57,6 +57,14 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in anchors(file), f"{named(page)}: {target}: no such heading"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_references_are_defined(page):
+    """Links as [words][reference]."""
+    used = set(re.findall(r"\]\[([\w-]+)\]", prose(page)))
+    defined = re.findall(r"^\[([\w-]+)\]: \S+$", prose(page), re.MULTILINE)
+    assert sorted(used) == sorted(defined)
+
+
 def test_every_page_is_found_from_the_first_ones():
     reached, left = set(), [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
     while left:

@@ -43,7 +43,8 @@ def test_every_public_name_is_in_the_reference(package):
     page = (DOCS / "api" / f"{package}.md").read_text(encoding="utf-8")
     named = [name.removeprefix(f"{package}.") for name in re.findall(r"^::: (\S+)", page, re.MULTILINE)]
     assert len(named) == len(set(named))
-    assert set(import_module(package).__all__) <= set(named)
+    missing = set(import_module(package).__all__) - set(named)
+    assert not missing, f"not in the reference: {missing}. Fix: a line '::: {package}.NAME' in docs/api/{package}.md"
 
 
 def parameters(docstring: str) -> set[str]:
