@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -20,6 +21,7 @@ DOCS = ROOT / "docs"
 PACKAGES = ("larstore", "preprocess", "train")
 ROOT_PAGES = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
 BLOCKS = ("h1", "h2", "h3", "h4", "ul", "ol", "li", "pre", "table", "tr", "td", "img", "a")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 
 
@@ -153,6 +155,16 @@ def test_the_site_needs_no_network(site):
             assert not urlsplit(link).netloc, f"{uri} loads {link}"
     for path in folder.rglob("*.css"):
         assert not re.search(r"url\(\s*['\"]?(https?:)?//", path.read_text(encoding="utf-8")), path.name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium to open the site in")
+def test_the_search_works_from_the_disk(site, tmp_path):
+    folder, _ = site
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"]
+    command += ["--virtual-time-budget=20000", "--dump-dom", f"{folder.as_uri()}/api/train.html?q=recombination"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert re.search(r'class="md-search-result__meta">[1-9]\d* matching document', done.stdout)
 
 
 @pytest.mark.slow
