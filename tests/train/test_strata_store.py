@@ -220,8 +220,9 @@ def test_what_a_store_cannot_give(tmp_path):
     (image,) = bare.select()
     assert all(len(each) == 0 for each in strata.true_codes(image).values())
     assert all(len(each) == 100 for each in strata.codes(image).values())
-    values_only = larstore.open(make_store(tmp_path / "values.zarr", **one))
-    assert Strata(values_only).missing["energy"] == "the store has no truth column pdg and track"
+    for columns in ((), ("pdg", "track")):  # what the store has, of which the image has nothing
+        values = store_of(tmp_path / f"values-{len(columns)}.zarr", [make_image(0, 0, 1, 50)], make_geometry(), columns)
+        assert Strata(values).missing["energy"] == "no image has the truth columns pdg and track"
     geometry = make_geometry()
     frame = geometry.tpcs[1].model_copy(update={"drift_speed_mm_us": None})
     image = make_image(0, 0, 1, 50, truth_columns=("pdg", "track"))

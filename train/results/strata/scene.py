@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from larstore import Image, Store
+from larstore.format import truth_bits
 from larstore.geometry import TpcGeometry
 from train.results.strata.bins import Codes
 from train.results.strata.clusters import Clusters, find_clusters, nearest_rows
@@ -55,8 +56,11 @@ class Given:
         part = self.store.select()
         if not (part.column("truth_start") >= 0).any():
             return "no image has truth voxels"
-        missing = [name for name in names if name not in self.store.root.truth_columns]
-        return f"the store has no truth column {' and '.join(missing)}" if missing else None
+        bits = truth_bits(names)
+        known = set(names) <= set(self.store.root.truth_columns)
+        if known and ((part.column("truth_columns") & bits) == bits).any():
+            return None
+        return f"no image has the truth columns {' and '.join(names)}"
 
 
 class Kind(Protocol):
