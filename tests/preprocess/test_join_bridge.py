@@ -110,7 +110,7 @@ def slowly(images, frame):
     return found, bridged
 
 
-@pytest.mark.parametrize("tpcs", [(1, 2), (1, 2, 3, 4)])
+@pytest.mark.parametrize("tpcs", [pytest.param((1, 2), marks=pytest.mark.slow), (1, 2, 3, 4)])
 def test_bridged_images_equal_a_slow_twin(source, tmp_path, tpcs):
     target = tmp_path / "joined.zarr"
     done = join(source.path, target, tpcs, predictions=["net", "charge"], bridge="net")
@@ -158,6 +158,7 @@ def test_without_a_bridge_the_images_are_as_before(source, tmp_path):
         assert_array_equal(image.score("net"), [found[tuple(c)][0] for c in image.coords.tolist()])
 
 
+@pytest.mark.slow
 def test_images_without_truth_stay_so(tmp_path):
     source = make_source(tmp_path / "run.zarr", 1, truth=False)
     done = join(source.path, tmp_path / "joined.zarr", (1, 2), bridge="net")
