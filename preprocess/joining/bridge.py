@@ -1,8 +1,8 @@
 """The gap between neighbouring faces, bridged where the voxels at both edges are likely to be true.
 
-As the 2021 research code does with its predictions: in a gap of g voxels the k-th one has the score
-a + (b - a) k / (g + 1), where a and b are the scores of the voxels beside the gap with the same other coordinates. It
-is there only if both are above ``ABOVE``; so a track that crosses the gap at a large angle is not bridged.
+The 2021 research code interpolates its predictions linearly between the voxels at both edges. So do we, along straight
+lines: an edge voxel with a score above a limit is joined to the nearest such voxel beyond the gap, if that is within
+reach. In a gap of g voxels the k-th one of a line has the score a + (b - a) k / (g + 1), with a and b at its ends.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial import KDTree
 
 from larstore.errors import ConfigError, StoreError
 from larstore.geometry import Geometry
@@ -19,6 +20,7 @@ from preprocess.joining.frame import JoinedFrame
 
 ABOVE = 0.01  # the research code's
 WIDEST = 10  # voxels: a wider gap is a TPC that was not joined
+REACH = 8  # voxels along x and along the other axis, between the two ends of a line
 
 Rows = npt.NDArray[np.int64]
 
@@ -39,16 +41,23 @@ class Gap:
 
 @dataclass(frozen=True)
 class Bridge:
-    """The gaps of a frame, and the prediction that says which of their voxels are bridged."""
+    """The gaps of a frame; the prediction, and the score above which its edge voxels bridge; how far lines reach."""
 
     prediction: str
     sha256: str
     gaps: tuple[Gap, ...]
+    above: float = ABOVE
+    reach: int = REACH
 
     @property
     def settings(self) -> dict[str, Any]:
         """What tells one bridge from another."""
-        return {"prediction": self.prediction, "checkpoint_sha256": self.sha256, "above": ABOVE}
+        return {
+            "prediction": self.prediction,
+            "checkpoint_sha256": self.sha256,
+            "above": self.above,
+            "reach": self.reach,
+        }
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,8 @@ def bridged(images: Sequence[Image], frame: JoinedFrame, bridge: Bridge) -> Brid
 
     StoreError for an image without all scores of the prediction.
     """
-    places, rows, first = {}, {}, 0
+    sides: dict[int, tuple[Rows, Rows, npt.NDArray[np.float32]]] = {}
+    first = 0
     for image in images:
         score = image.score(bridge.prediction)
         if np.isnan(score).any():
@@ -115,31 +125,51 @@ def bridged(images: Sequence[Image], frame: JoinedFrame, bridge: Bridge) -> Brid
                 f"{image.store.path}: image {image.key} has no scores of prediction {bridge.prediction!r}, which "
                 f"bridges. Fix: larstore infer --name {bridge.prediction}, then join again"
             )
-        kept = np.flatnonzero(score > ABOVE)
+        kept = np.flatnonzero(score > bridge.above)
         number = image.key[2]
-        places[number] = frame.places(number, image.coords[kept])
-        rows[number] = kept + first
+        sides[number] = frame.places(number, image.coords[kept]), kept + first, score[kept]
         first += len(score)
-    parts = [_across(gap, places, rows) for gap in bridge.gaps if {gap.low, gap.high} <= places.keys()]
-    every = [np.concatenate(each) for each in zip(*parts, strict=True)] if parts else []
-    if not every:
+    parts = [_across(gap, sides, bridge.reach) for gap in bridge.gaps if {gap.low, gap.high} <= sides.keys()]
+    if not parts:
         return Bridged(np.empty((0, 3), np.int64), *(np.empty(0, np.int64),) * 2, np.empty(0))
-    _, once = np.unique(pack(every[0]), return_index=True)
-    return Bridged(every[0][once], every[1][once], every[2][once], every[3][once])
+    places, before, behind, share, score_there = (np.concatenate(each) for each in zip(*parts, strict=True))
+    keys = pack(places)
+    order = np.lexsort((behind, before, -score_there, keys))  # of several at one place the likeliest
+    once = order[np.flatnonzero(np.diff(keys[order], prepend=-1))]
+    return Bridged(places[once], before[once], behind[once], share[once])
 
 
-def _across(gap: Gap, places: dict[int, Rows], rows: dict[int, Rows]) -> tuple[Rows, Rows, Rows, Any]:
-    """Places, rows before and behind, and shares of one gap's voxels."""
-    sides = []
+def _across(
+    gap: Gap, sides: dict[int, tuple[Rows, Rows, npt.NDArray[np.float32]]], reach: int
+) -> tuple[Rows, Rows, Rows, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """One gap's voxels: places, rows before and behind, shares and scores; a place may be there more than once."""
+    edges: list[tuple[Rows, Rows, npt.NDArray[np.float64]]] = []
     for number, layer in ((gap.low, gap.before), (gap.high, gap.behind)):
-        at = np.flatnonzero(places[number][:, gap.axis] == layer)
-        where = places[number][at].copy()
-        where[:, gap.axis] = 0
-        sides.append((where, pack(where), rows[number][at]))
-    (where, one, rows_before), (_, other, rows_behind) = sides
-    _, i, j = np.intersect1d(one, other, assume_unique=True, return_indices=True)
-    step = np.arange(1, len(gap) + 1)
-    found = np.repeat(where[i], len(gap), axis=0)
-    found[:, gap.axis] = np.tile(gap.before + step, len(i))
-    share = np.tile(step / (len(gap) + 1), len(i))
-    return found, np.repeat(rows_before[i], len(gap)), np.repeat(rows_behind[j], len(gap)), share
+        places, rows, score = sides[number]
+        at = np.flatnonzero(places[:, gap.axis] == layer)
+        edges.append((places[at], rows[at], score[at].astype(np.float64)))
+    (near, near_rows, near_score), (far, far_rows, far_score) = edges
+    i, j = _partners(np.delete(near, gap.axis, axis=1), np.delete(far, gap.axis, axis=1), reach)
+    step, n = np.arange(1, len(gap) + 1), len(gap) + 1
+    # Rounded to the nearest voxel in whole numbers: (steps, pairs, 3).
+    places = (2 * (near[i] * (n - step)[:, None, None] + far[j] * step[:, None, None]) + n) // (2 * n)
+    share = np.repeat(step / n, len(i))
+    before, behind = (np.tile(rows, len(gap)) for rows in (near_rows[i], far_rows[j]))
+    between = (1.0 - share) * np.tile(near_score[i], len(gap)) + share * np.tile(far_score[j], len(gap))
+    return places.reshape(-1, 3), before, behind, share, between
+
+
+def _partners(near: Rows, far: Rows, reach: int) -> tuple[Rows, Rows]:
+    """Pairs of places (n, 2) and (m, 2) of which one is the nearest to the other, and at most ``reach`` away on each
+    axis; of equally near ones all."""
+    if not len(near) or not len(far):
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    found = KDTree(near).query_ball_tree(KDTree(far), reach + 0.5, p=np.inf)
+    i = np.repeat(np.arange(len(near)), [len(each) for each in found])
+    j = np.array([k for each in found for k in sorted(each)], np.int64)
+    distance = ((near[i] - far[j]) ** 2).sum(axis=1)
+    least_near, least_far = (np.full(n, np.iinfo(np.int64).max) for n in (len(near), len(far)))
+    np.minimum.at(least_near, i, distance)
+    np.minimum.at(least_far, j, distance)
+    nearest = (distance == least_near[i]) | (distance == least_far[j])
+    return i[nearest], j[nearest]

@@ -39,9 +39,15 @@ def join_command(
         typer.Option(
             "--bridge",
             metavar="NAME",
-            help="Bridge the gaps between faces where this prediction's scores at both edges are above 0.01.",
+            help="Bridge the gaps between faces where this prediction's scores at both edges say so.",
         ),
     ] = None,
+    bridge_above: Annotated[
+        float, typer.Option("--bridge-above", metavar="SCORE", help="A score above this at both edges bridges.")
+    ] = 0.01,
+    bridge_reach: Annotated[
+        int, typer.Option("--bridge-reach", metavar="N", min=0, help="Voxels by which both edges may differ.")
+    ] = 8,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; default: one for each core, 8 at most.")] = None,
     cluster: Annotated[
         str | None, typer.Option(help="Join on a Dask cluster instead, as `larstore preprocess` does.")
@@ -71,8 +77,9 @@ def join_command(
     if names == ["all"]:
         names = sorted(larstore.open(store).predictions)
     plan = check(
-        store, output, numbers, files=chosen, incomplete=incomplete, ticks=ticks, predictions=names, bridge=bridge
-    )
+        store, output, numbers, files=chosen, incomplete=incomplete, ticks=ticks, predictions=names, bridge=bridge,
+        bridge_above=bridge_above, bridge_reach=bridge_reach,
+    )  # fmt: skip
     left = [
         *sorted(set(plan.store.predictions) - set(plan.predictions)),
         *(["pixels"] if plan.store.root.pixels else []),
@@ -87,7 +94,8 @@ def join_command(
 
             done = join(
                 store, output, numbers, files=chosen, incomplete=incomplete, ticks=ticks, predictions=names,
-                bridge=bridge, threads=threads, client=client, break_lock=break_lock, progress=show,
+                bridge=bridge, bridge_above=bridge_above, bridge_reach=bridge_reach, threads=threads, client=client,
+                break_lock=break_lock, progress=show,
             )  # fmt: skip
     except KeyboardInterrupt as interrupt:
         print(f"larstore: stopped. {output} keeps what is committed; run it again for the rest", file=sys.stderr)

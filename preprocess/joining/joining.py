@@ -15,7 +15,7 @@ from larstore.errors import ConfigError, StoreError
 from larstore.locations import local_path
 from larstore.records import Failure, Receipt
 from preprocess.derived import inputs_by_file
-from preprocess.joining.bridge import Bridge, find_gaps
+from preprocess.joining.bridge import ABOVE, REACH, Bridge, find_gaps
 from preprocess.joining.frame import JoinedFrame, joined_frame, joined_geometry
 from preprocess.joining.output import Plan, create, joined_before, new_failures, refuse_other_settings
 from preprocess.joining.plan import Events, Rows, find_events, split
@@ -69,6 +69,8 @@ def join(
     ticks: int | None = None,
     predictions: Sequence[str] = (),
     bridge: str | None = None,
+    bridge_above: float = ABOVE,
+    bridge_reach: int = REACH,
     threads: int | None = None,
     client: "Client | None" = None,
     break_lock: bool = False,
@@ -89,6 +91,8 @@ def join(
         ticks: length of the read-out, where it is longer than the geometry tells and TPCs drift to both sides.
         predictions: names of those to join, too, image by image after all images are there.
         bridge: name of the prediction whose scores at both edges bridge the gaps between faces; it is joined, too.
+        bridge_above: a score above this at both edges bridges.
+        bridge_reach: voxels by which the two ends of a line across a gap may differ, along x and the other axis.
         threads: threads that join; None = one for each core, 8 at most.
         client: join on the workers of this Dask cluster instead, which see the same files.
         break_lock: take over a lock of another host whose heartbeat stands still.
@@ -100,8 +104,9 @@ def join(
     """
     started = time.monotonic()
     plan = check(
-        source, output, tpcs, files=files, incomplete=incomplete, ticks=ticks, predictions=predictions, bridge=bridge
-    )
+        source, output, tpcs, files=files, incomplete=incomplete, ticks=ticks, predictions=predictions, bridge=bridge,
+        bridge_above=bridge_above, bridge_reach=bridge_reach,
+    )  # fmt: skip
     target = local_path(output)
     if not target.exists():
         create(plan, target)
@@ -137,6 +142,8 @@ def check(
     ticks: int | None = None,
     predictions: Sequence[str] = (),
     bridge: str | None = None,
+    bridge_above: float = ABOVE,
+    bridge_reach: int = REACH,
 ) -> Plan:
     """What ``join`` would do; refuses what it would refuse, changes nothing."""
     if incomplete not in ("skip", "keep"):
@@ -150,7 +157,12 @@ def check(
             known = ", ".join(sorted(store.predictions)) or "none"
             raise StoreError(f"{store.path}: no prediction {name!r}. Fix: one of {known}")
     plan = Plan(
-        store, events, frame, joined_geometry(store.geometry, frame), tuple(names), _bridge(store, frame, bridge)
+        store,
+        events,
+        frame,
+        joined_geometry(store.geometry, frame),
+        tuple(names),
+        _bridge(store, frame, bridge, bridge_above, bridge_reach),
     )
     if target.exists():
         refuse_other_settings(plan, target)
@@ -158,15 +170,17 @@ def check(
     return plan
 
 
-def _bridge(store: larstore.Store, frame: JoinedFrame, name: str | None) -> Bridge | None:
+def _bridge(store: larstore.Store, frame: JoinedFrame, name: str | None, above: float, reach: int) -> Bridge | None:
     """How the gaps of a frame are bridged by a prediction of scores."""
     if name is None:
         return None
+    if reach < 0 or not np.isfinite(above):
+        raise ConfigError(f"bridge_reach = {reach}, bridge_above = {above}. Fix: 0 or more voxels, and a number")
     about = store.predictions[name]
     if about.get("output") == "charge":
         raise StoreError(f"{store.path}: prediction {name!r} holds charges. Fix: --bridge with one that holds scores")
     gaps = find_gaps(store.geometry, frame, store.attributes["downsample"])
-    return Bridge(name, about["checkpoint_sha256"], gaps)
+    return Bridge(name, about["checkpoint_sha256"], gaps, above, reach)
 
 
 class _Waiting(NamedTuple):
@@ -224,7 +238,7 @@ class _Run:
         return _Waiting(self.workers.submit(task), events, n_shards, deaths)
 
     def _settle(self, task: _Waiting) -> list[_Waiting]:
-        """Note a task's result. Where its worker died, returns what is tried again: its halves, or its only event.
+        """Note a task's result. Returns what is tried again: in a larger block; or, where its worker died, in halves.
 
         A dying worker is blamed on every task it held: an event that was there too often is tried last and alone.
         """
@@ -244,6 +258,8 @@ class _Run:
             rows = self.events.rows[task.events[0]]
             self.done.failures.append(failure_of(self.plan.store, rows, self.plan.frame, error))
             return []
+        if block.needed:
+            return [self._start(task.events, block.needed, task.deaths)]
         if block.receipt is not None:
             self.receipts.append(block.receipt)
             self.done.images += len(block.receipt.images)

@@ -35,7 +35,8 @@ class JoinTask:
 class JoinedBlock:
     """What a worker returns: only this travels, never arrays.
 
-    ``shared``: voxels that lay on another TPC's; ``bridged``: those that bridge gaps.
+    ``shared``: voxels that lay on another TPC's; ``bridged``: those that bridge gaps. ``needed``: shards that the block
+    must have, where bridges have made the images too large for it; nothing was written then.
     """
 
     receipt: Receipt | None
@@ -43,6 +44,7 @@ class JoinedBlock:
     voxels: int
     shared: int
     bridged: int
+    needed: int = 0
 
 
 def work(task: JoinTask) -> JoinedBlock:
@@ -66,7 +68,10 @@ def work(task: JoinTask) -> JoinedBlock:
         records.append(record)
         shared, between = shared + merged, between + added
     groups = None  # the joined images are copies
-    receipt = larstore.write_block(task.output, task.spec, records, task.inputs) if records else None
+    try:
+        receipt = larstore.write_block(task.output, task.spec, records, task.inputs) if records else None
+    except larstore.BlockFull as full:
+        return JoinedBlock(None, (), 0, 0, 0, full.needed)
     return JoinedBlock(receipt, tuple(failures), sum(len(record.coords) for record in records), shared, between)
 
 

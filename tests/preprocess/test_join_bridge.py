@@ -76,7 +76,7 @@ def source(tmp_path):
     return make_source(tmp_path / "run.zarr")
 
 
-def slowly(images, frame):
+def slowly(images, frame, reach=0):
     """Place -> scores, charges of a joined event, one voxel after the other; and the places that bridge."""
     scores, charges, sides = {}, {}, {}
     for image in images:
@@ -86,50 +86,53 @@ def slowly(images, frame):
         ):
             scores.setdefault(tuple(place), []).append(score)
             charges.setdefault(tuple(place), []).append(float(charge))
-            sides[number, tuple(place)] = float(score), float(charge)
+            if score > np.float32(ABOVE):
+                sides[number, tuple(place)] = float(score), float(charge)
     found = {place: (max(scores[place]), sum(charges[place])) for place in scores}
-    bridged = {}
-    base = np.array(frame.origins[frame.tpcs.index(1)])
-    for (number, place), (score, charge) in sides.items():
-        local = np.array(place) - base
-        for other, axis in ((2, 2), (3, 1)):
-            if number != 1 or local[axis] != SIZE[axis] - 1:
-                continue
-            beyond = list(place)
-            beyond[axis] += GAP + 1
-            there = sides.get((other, tuple(beyond)))
-            if there is None or score <= np.float32(ABOVE) or there[0] <= np.float32(ABOVE):
+    base, bridged = np.array(frame.origins[frame.tpcs.index(1)]), {}
+    for other, axis in ((2, 2), (3, 1)):
+        last = base[axis] + SIZE[axis] - 1
+        near = [place for number, place in sides if number == 1 and place[axis] == last]
+        far = [place for number, place in sides if number == other and place[axis] == last + GAP + 1]
+        apart = {(a, b): np.abs(np.array(a) - b) * (np.arange(3) != axis) for a in near for b in far}
+        apart = {pair: (d**2).sum() for pair, d in apart.items() if d.max() <= reach}
+        for (a, b), distance in apart.items():
+            least = [min(d for pair, d in apart.items() if pair[i] == end) for i, end in enumerate((a, b))]
+            if distance > max(least):
                 continue
             for k in range(1, GAP + 1):
-                between = list(place)
-                between[axis] += k
                 share = k / (GAP + 1)
-                bridged[tuple(between)] = tuple(
-                    a + (b - a) * share for a, b in zip((score, charge), there, strict=True)
-                )
+                place = tuple(int(np.floor(x + (y - x) * share + 0.5)) for x, y in zip(a, b, strict=True))
+                ends = zip(sides[1, a], sides[other, b], strict=True)
+                values = tuple(one + (two - one) * share for one, two in ends)
+                bridged.setdefault(place, []).append(values)
     return found, bridged
 
 
+@pytest.mark.parametrize("reach", [0, pytest.param(1, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("tpcs", [pytest.param((1, 2), marks=pytest.mark.slow), (1, 2, 3, 4)])
-def test_bridged_images_equal_a_slow_twin(source, tmp_path, tpcs):
+def test_bridged_images_equal_a_slow_twin(source, tmp_path, tpcs, reach):
     target = tmp_path / "joined.zarr"
-    done = join(source.path, target, tpcs, predictions=["net", "charge"], bridge="net")
+    done = join(source.path, target, tpcs, predictions=["net", "charge"], bridge="net", bridge_reach=reach)
     assert done.failures == []
     assert done.predictions == {"net": (3, 0), "charge": (3, 0)}
     store, frame = larstore.open(target), joined_frame(small_geometry(), tpcs, (8, 4, 4))
     n_bridged = 0
     for event in range(3):
         images = [source.image(0, event, n) for n in tpcs]
-        found, bridged = slowly(images, frame)
-        new = {place: values for place, values in bridged.items() if place not in found}
-        assert len(bridged) == len(new) >= 9
+        found, bridged = slowly(images, frame, reach)
+        assert not bridged.keys() & found.keys()
+        assert len(bridged) >= 9
+        new = {place: max(values) for place, values in bridged.items()}  # of the likeliest line
         n_bridged += len(new)
         image = store.image(0, event, 1)
         places = [tuple(c) for c in image.coords.tolist()]
         assert places == sorted(found | new)
         expected = np.array([(found | new)[p] for p in places])
         assert_allclose(image.score("net"), expected[:, 0], rtol=1e-6)
-        assert_allclose(image.score("charge"), expected[:, 1], rtol=1e-6)
+        equally = {place: [q for s, q in values if s > max(values)[0] - 1e-6] for place, values in bridged.items()}
+        for place, charge, one in zip(places, image.score("charge"), expected[:, 1], strict=True):
+            assert np.isclose(charge, equally.get(place, [one]), rtol=1e-6).any()
         is_new = np.array([p in new for p in places])
         assert not image.charge[is_new].any()
         assert not image.live[is_new].any()
@@ -143,7 +146,7 @@ def test_bridged_images_equal_a_slow_twin(source, tmp_path, tpcs):
     about = store.predictions["net"]
     assert (about["checkpoint_sha256"], about["epoch"], about["output"]) == ("a" * 64, 3, "score")
     assert store.attributes["provenance"]["joined"]["bridge"] == {
-        "prediction": "net", "checkpoint_sha256": "a" * 64, "above": ABOVE,
+        "prediction": "net", "checkpoint_sha256": "a" * 64, "above": ABOVE, "reach": reach,
     }  # fmt: skip
 
 
@@ -156,6 +159,18 @@ def test_without_a_bridge_the_images_are_as_before(source, tmp_path):
     for image in larstore.open(tmp_path / "scored.zarr").select():
         found, _ = slowly([source.image(*image.key[:2], n) for n in (1, 2)], frame)
         assert_array_equal(image.score("net"), [found[tuple(c)][0] for c in image.coords.tolist()])
+
+
+def test_a_higher_limit_bridges_less(source, tmp_path):
+    few, more = (
+        join(source.path, tmp_path / f"{above}.zarr", (1, 2), bridge="net", bridge_above=above, bridge_reach=0)
+        for above in (0.5, ABOVE)
+    )
+    assert 0 < few.bridged < more.bridged
+    for image in larstore.open(tmp_path / "0.5.zarr").select():
+        assert (image.score("net")[image.live == 0] > 0.5).all()
+    with pytest.raises(StoreError, match=r"'above': 0.5, 'reach': 0\}, this makes .*'above': 0.01, 'reach': 8\}"):
+        join(source.path, tmp_path / "0.5.zarr", (1, 2), bridge="net")
 
 
 @pytest.mark.slow
@@ -220,6 +235,8 @@ def test_what_cannot_be_bridged_is_refused(source, tmp_path):
         StoreError, match=r"prediction 'charge' holds charges\. Fix: --bridge with one that holds scores"
     ):
         join(source.path, tmp_path / "x.zarr", (1, 2), bridge="charge")
+    with pytest.raises(ConfigError, match=r"bridge_reach = -1, bridge_above = 0.01\. Fix: 0 or more"):
+        join(source.path, tmp_path / "x.zarr", (1, 2), bridge="net", bridge_reach=-1)
     for tpcs in ((1, 4), (2, 3)):  # of both sides; beside each other in neither axis
         with pytest.raises(ConfigError, match=r"have no gap of 1 to 10 voxels between two faces. Fix: join neighbours"):
             join(source.path, tmp_path / "x.zarr", tpcs, bridge="net")
