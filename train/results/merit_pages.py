@@ -1,0 +1,265 @@
+"""Sections of an evaluation's page that show figures with their intervals: levels, halo, voxel sizes, differences."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from larstore.report import Page
+from train.results.pages import colour, ends, fixed, layout
+
+HALO_LABELS = {"ghosts": "a ghost", "left out": "left out"}
+COMPARED = {  # (cut, metric) -> words
+    ("", "average_precision"): "AP, pooled",
+    ("", "average_precision_event_mean"): "AP, mean of events",
+    ("", "sp_area"): "area of 2021 (sp_area)",
+    ("best", "threshold"): "best cut: score ≥",
+    ("best", "purity"): "best cut: purity",
+    ("best", "purity_charge"): "best cut: purity by charge",
+    ("best", "efficiency"): "best cut: efficiency",
+    ("best", "efficiency_charge"): "best cut: efficiency by charge",
+    ("best", "efficiency_all"): "best cut: efficiency (all)",
+    ("best", "efficiency_all_charge"): "best cut: efficiency (all) by charge",
+    ("best", "iou"): "best cut: IoU",
+    ("0.5", "purity"): "score ≥ 0.5: purity",
+    ("0.5", "efficiency"): "score ≥ 0.5: efficiency",
+    ("0.5", "iou"): "score ≥ 0.5: IoU",
+    ("", "calibration_error"): "calibration error",
+}
+CHARGE_ROWS = {
+    "charge_bias (voxel, true)": "bias, true voxels",
+    "charge_half_width (voxel, true)": "68 % half width, true voxels",
+    "charge_bias (voxel, true, with charge)": "bias, true voxels with charge",
+    "charge_half_width (voxel, true, with charge)": "68 % half width, true voxels with charge",
+    "charge_resolution (voxel, true, with charge)": "half width / median, true voxels with charge",
+    "charge_bias (event, all)": "bias of events, kept against all true charge",
+    "charge_half_width (event, all)": "68 % half width of events, kept against all true charge",
+    "charge_bias (event, true)": "bias of events, on true voxels",
+    "charge_half_width (event, true)": "68 % half width of events, on true voxels",
+    "charge_total": "total: kept / all true charge",
+    "charge_off": "off: Σ |kept − true| / Σ true, tiled voxels",
+}
+
+
+def add_merits(page: Page, summary: dict[str, Any], tables: dict[str, pd.DataFrame]) -> None:
+    """All sections with intervals."""
+    metrics = tables["metrics"]
+    whole = metrics[(metrics["stratum"] == "all") & (metrics["voxels"] == "1,1,1")]
+    page.heading("With 95 % intervals")
+    level = summary["levels"][0]["name"]
+    _add_side_by_side(page, summary, whole, level)
+    page.paragraph(_interval_sentence(summary), note=True)
+    if len(tables["differences"]):
+        _add_differences(page, summary, tables["differences"])
+    page.heading("Levels of truth, halo and voxel size")
+    _add_levels(page, summary, metrics[metrics["stratum"] == "all"])
+    if len(tables["reliability"]):
+        page.heading("Is the score a probability")
+        page.figure(
+            reliability_figure(summary, tables["reliability"]),
+            "Fraction of true voxels against the mean score, in 20 bins of the score; on the line it is calibrated.",
+        )
+    if summary["charges"]:
+        _add_charges(page, summary, tables["charges"])
+    for kind, rows in metrics[metrics["stratum"] != "all"].groupby("stratum_kind", sort=False):
+        page.heading(f"By {kind}")
+        _add_strata(page, summary, rows)
+
+
+def _cell(rows: pd.DataFrame) -> list[str]:
+    """Value and interval of the one row there is, or dashes."""
+    if rows.empty:
+        return ["–", "–"]
+    row = rows.iloc[0]
+    found = [row["low"], row["high"]]
+    return [number(row["value"]), ends(found) if np.isfinite(found).all() else "–"]
+
+
+def number(value: float) -> str:
+    """Three decimals below 10, else four digits."""
+    return fixed(value) if abs(value) < 10 else f"{value:,.4g}".replace("-", "−")
+
+
+def _labels(summary: dict[str, Any]) -> dict[str, str]:
+    return {name: method["label"] for name, method in summary["methods"].items()}
+
+
+def _add_side_by_side(page: Page, summary: dict[str, Any], whole: pd.DataFrame, level: str) -> None:
+    names = _labels(summary)
+    rows = []
+    for (cut, metric), words in COMPARED.items():
+        # The measure of 2021 has its own level.
+        at = summary["levels"][-1]["name"] if metric == "sp_area" else level
+        found = whole[
+            (whole["level"] == at) & (whole["halo"] == "ghosts") & (whole["cut"] == cut) & (whole["metric"] == metric)
+        ]
+        if len(found):
+            cells = [cell for name in names for cell in _cell(found[found["method"] == name])]
+            rows.append([words, *cells])
+    head = ["", *(text for label in names.values() for text in (label, "95 %"))]
+    page.table(head, rows)
+
+
+def _interval_sentence(summary: dict[str, Any]) -> str:
+    if not summary["bootstrap"]:
+        return "No intervals were asked for (--bootstrap 0)."
+    few = " With so few events the intervals are too narrow." if summary["events"] < 20 else ""
+    return (
+        f"{summary['events']:,} events; intervals hold 95 % of {summary['bootstrap']} Poisson bootstrap replicas over "
+        f"events (seed {summary['seed']}), all TPCs of an event together. The best cut is the one of largest purity + "
+        "efficiency in fine bins of the score; its purity and efficiency are of that cut in all replicas." + few
+    )
+
+
+def _add_differences(page: Page, summary: dict[str, Any], differences: pd.DataFrame) -> None:
+    level, names = summary["levels"][0]["name"], _labels(summary)
+    shown = differences[
+        (differences["voxels"] == "1,1,1") & (differences["stratum"] == "all") & (differences["halo"] == "ghosts")
+    ]
+    rows = []
+    for (method, than), part in shown.groupby(["method", "than"], sort=False):
+        for (cut, metric), words in COMPARED.items():
+            at = summary["levels"][-1]["name"] if metric == "sp_area" else level
+            found = part[(part["level"] == at) & (part["cut"] == cut) & (part["metric"] == metric)]
+            if found.empty or not (metric.startswith("average_precision") or metric == "sp_area" or cut == "best"):
+                continue
+            row = found.iloc[0]
+            both = [row["low"], row["high"]]
+            sure = np.isfinite(both).all() and (both[0] > 0 or both[1] < 0)
+            cells = [number(row["difference"]), ends(both) if np.isfinite(both).all() else "–", "yes" if sure else "no"]
+            rows.append([f"{names.get(method, method)} − {names.get(than, than)}", words, *cells])
+    page.heading("Differences, event by event")
+    page.table(["", "figure", "difference", "95 %", "differs"], rows)
+    page.paragraph(
+        "Both have the same events in each replica, so what makes events easy or hard for both cancels. All of them, "
+        "also for the other levels and voxel sizes: differences.csv.",
+        note=True,
+    )
+
+
+def _add_levels(page: Page, summary: dict[str, Any], metrics: pd.DataFrame) -> None:
+    rows = []
+    labels = {level["name"]: level["label"] for level in summary["levels"]}
+    for size in summary["voxel_sizes"]:
+        for level, words in labels.items():
+            for halo, halo_words in HALO_LABELS.items():
+                at = metrics[(metrics["voxels"] == size) & (metrics["level"] == level) & (metrics["halo"] == halo)]
+                for name, label in _labels(summary).items():
+                    mine = at[at["method"] == name]
+                    cells = _cell(mine[mine["metric"] == "average_precision"])
+                    best = mine[mine["cut"] == "best"]
+                    for metric in ("purity", "efficiency", "efficiency_all", "iou"):
+                        cells.append(_cell(best[best["metric"] == metric])[0])
+                    rows.append([size.replace(",", " × "), words, halo_words, label, *cells])
+    head = ["voxels taken as one", "true where", "halo is", "", "AP", "95 %", "purity", "efficiency"]
+    page.table([*head, "efficiency (all)", "IoU"], rows)
+    page.paragraph(
+        "Halo: voxels that are not true and lie within one voxel in x, y and z of one that is, tiled or not: diffusion "
+        "and filters smear real charge there. Purity, efficiency and IoU are those of the best cut.",
+        note=True,
+    )
+
+
+def _add_charges(page: Page, summary: dict[str, Any], charges: pd.DataFrame) -> None:
+    page.heading("Charge")
+    names = list(summary["charges"])
+    rows = []
+    for key, words in CHARGE_ROWS.items():
+        found = [summary["charges"][name] for name in names]
+        if any(key in each for each in found):
+            cells = [text for each in found for text in (fixed(each.get(key)), ends(each.get(f"{key}_interval")))]
+            rows.append([words, *cells])
+    head = ["", *(text for name in names for text in (summary["charges"][name]["label"], "95 %"))]
+    page.table(head, rows)
+    page.paragraph(
+        "Bias: median of charge / true charge − 1. Half width: half the central 68 % of the ratio. What a charge is "
+        "compared with is said under Definitions; the mean of the planes is that of the live planes' charges.",
+        note=True,
+    )
+    for figure, words in (("bias", "Bias"), ("half_width", "68 % half width")):
+        page.figure(
+            charge_figure(summary, charges, figure),
+            f"{words} of the charge of true voxels that were given charge, against the true charge; bars: 95 %.",
+        )
+
+
+def _add_strata(page: Page, summary: dict[str, Any], metrics: pd.DataFrame) -> None:
+    level, names = summary["levels"][0]["name"], _labels(summary)
+    rows = []
+    chosen = metrics[(metrics["level"] == level) & (metrics["halo"] == "ghosts")]
+    for stratum, part in chosen.groupby("stratum", sort=False):
+        for name in summary["predictions"]:
+            mine = part[part["method"] == name]
+            cells = _cell(mine[mine["metric"] == "average_precision"])
+            for metric in ("purity", "efficiency", "efficiency_charge"):
+                cells += _cell(mine[(mine["metric"] == metric) & (mine["cut"] == "best")])
+            rows.append([stratum, names[name], *cells])
+    head = ["", "", "AP", "95 %", "purity", "95 %", "efficiency", "95 %", "efficiency by charge", "95 %"]
+    page.table(head, rows)
+
+
+def reliability_figure(summary: dict[str, Any], reliability: pd.DataFrame) -> go.Figure:
+    """Fraction of true voxels against the mean score, at the first level."""
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[0, 1], y=[0, 1], mode="lines", line={"color": "#8a96a3", "dash": "dash", "width": 1}, showlegend=False
+    )
+    shown = reliability[reliability["level"] == summary["levels"][0]["name"]]
+    for name, rows in shown.groupby("method", sort=False):
+        label = summary["methods"][name]["label"]
+        bars = {
+            "type": "data",
+            "symmetric": False,
+            "array": (rows["high"] - rows["true_fraction"]).fillna(0),
+            "arrayminus": (rows["true_fraction"] - rows["low"]).fillna(0),
+        }
+        hover = "score %{x:.3f}<br>true %{y:.3f}<br>%{text:,} voxels<extra>" + label + "</extra>"
+        figure.add_scatter(
+            x=rows["score"],
+            y=rows["true_fraction"],
+            error_y=bars,
+            text=rows["voxels"],
+            mode="lines+markers",
+            name=label,
+            line={"color": colour(summary, str(name)), "width": 2},
+            hovertemplate=hover,
+        )
+    figure.update_layout(**layout("mean score", "fraction of true voxels"))
+    figure.update_xaxes(range=[-0.01, 1.01])
+    figure.update_yaxes(range=[-0.01, 1.01])
+    return figure
+
+
+def charge_figure(summary: dict[str, Any], charges: pd.DataFrame, what: str) -> go.Figure:
+    """Bias or half width of true voxels with charge, against the true charge, at the first level."""
+    figure = go.Figure()
+    level = summary["levels"][0]["name"]
+    shown = charges[(charges["level"] == level) & (charges["voxels"] == "true, with charge")]
+    for name, rows in shown.groupby("method", sort=False):
+        label = summary["charges"][name]["label"]
+        bars = {
+            "type": "data",
+            "symmetric": False,
+            "array": (rows[f"{what}_high"] - rows[what]).fillna(0),
+            "arrayminus": (rows[what] - rows[f"{what}_low"]).fillna(0),
+        }
+        figure.add_scatter(
+            x=[range_words(low, high) for low, high in zip(rows["from"], rows["to"], strict=True)],
+            y=rows[what],
+            error_y=bars,
+            text=rows["n"],
+            mode="lines+markers",
+            name=label,
+            line={"color": colour(summary, str(name)), "width": 2},
+            hovertemplate="%{x}<br>%{y:.3f}<br>%{text:,} voxels<extra>" + label + "</extra>",
+        )
+    figure.update_layout(**layout(f"true charge of the voxel ({summary['units']})", what.replace("_", " "), 360))
+    return figure
+
+
+def range_words(low: float, high: float) -> str:
+    """A bin of charge in words."""
+    if not np.isfinite(high):
+        return f"≥ {low / 1000:g} k"
+    return f"{low / 1000:g} … {high / 1000:g} k"
