@@ -20,9 +20,10 @@ from train.results.metrics.curves_of_bins import (
     PurityEfficiencyCurve,
     average_precision,
     best_cut,
+    mixed_average_precision,
 )
 from train.results.metrics.cuts import Efficiency, IntersectionOverUnion, Purity
-from train.results.score_bins import SCORE
+from train.results.score_bins import SCORE, SCORE_FEW
 
 voxel = st.tuples(st.integers(0, 100).map(lambda k: k / 100), st.booleans(), st.floats(0.0, 10.0, width=32))
 voxels = st.lists(voxel, min_size=1, max_size=50)
@@ -197,6 +198,31 @@ def test_functions_take_leading_axes():
     assert whole.shape == (3, 2)
     assert float(whole[2, 1]) == pytest.approx(float(average_precision(true[2, 1], ghost[2, 1])))
     assert best_cut(true, ghost)[1, 0] == best_cut(true[1, 0], ghost[1, 0])
+
+
+def test_histograms_tell_the_average_precision_of_a_continuous_score():
+    rng = np.random.default_rng(0)
+    true = rng.random(60_000) < 0.05
+    score = (1 / (1 + np.exp(3 - 3 * true - rng.standard_normal(60_000)))).astype(np.float32)
+    score[rng.random(60_000) < 0.2] = 0.0  # as a network that is sure, and in both classes
+    exact = float(binary_average_precision(torch.from_numpy(score), torch.from_numpy(true).long()))
+    for bins, tolerance in ((SCORE, 2e-4), (SCORE_FEW, 4e-3)):
+        counts = [np.bincount(bins.index(score[chosen]), minlength=bins.n).astype(float) for chosen in (true, ~true)]
+        arrays = [torch.from_numpy(each) for each in counts]
+        mixed = float(mixed_average_precision(*arrays, torch.from_numpy(bins.tied)))
+        assert mixed == pytest.approx(exact, abs=tolerance)
+        assert abs(mixed - exact) < abs(float(average_precision(*arrays)) - exact)
+
+
+def test_evenly_mixed_by_hand():
+    # 2 of 4 at the top; then 1 true and 1 ghost: purity from 1/2 over 2 of 4 … to 3/6, so 1/2 all the way.
+    true, ghost, untied = torch.tensor([1.0, 2]), torch.tensor([1.0, 2]), torch.zeros(2, dtype=torch.bool)
+    assert float(mixed_average_precision(true, ghost, untied)) == pytest.approx(0.5)
+    # One true voxel, then one ghost per further one: the mean of (1 + x) / (1 + 2 x) is 1/2 + ln 3 / 4.
+    true, ghost = torch.tensor([1.0, 1]), torch.tensor([1.0, 0])
+    assert float(mixed_average_precision(true, ghost, untied)) == pytest.approx((1 + 0.5 + math.log(3) / 4) / 2)
+    assert float(mixed_average_precision(true, ghost, ~untied)) == pytest.approx((1 + 2 / 3) / 2)
+    assert math.isnan(float(mixed_average_precision(torch.zeros(2), ghost, untied)))
 
 
 def test_best_cut_by_hand():

@@ -133,8 +133,10 @@ class Grain:
 
     def end_event(self, key: EventKey) -> None:
         """All images of the event have been taken in."""
-        for tally in (*self.methods.values(), *self.charges.values()):
+        for tally in self.methods.values():
             tally.end_event(key)
+        for charges in self.charges.values():
+            charges.end_event(key)
 
 
 def _itself(score: Values) -> Values:

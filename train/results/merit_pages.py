@@ -1,5 +1,6 @@
 """Sections of an evaluation's page that show figures with their intervals: levels, halo, voxel sizes, differences."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,8 +8,10 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from larstore.report import Page
+from train.results.merits import KEYS
 from train.results.pages import colour, ends, fixed, layout
 
+FULL = "1,1,1"  # voxels of the store
 HALO_LABELS = {"ghosts": "a ghost", "left out": "left out"}
 COMPARED = {  # (cut, metric) -> words
     ("", "average_precision"): "AP, pooled",
@@ -42,18 +45,24 @@ CHARGE_ROWS = {
 }
 
 
+Row = dict[Any, Any]  # of the table of metrics or of differences
+
+
 def add_merits(page: Page, summary: dict[str, Any], tables: dict[str, pd.DataFrame]) -> None:
     """All sections with intervals."""
-    metrics = tables["metrics"]
-    whole = metrics[(metrics["stratum"] == "all") & (metrics["voxels"] == "1,1,1")]
+    rows: dict[tuple[str, ...], Row] = {}
+    strata: dict[str, dict[str, None]] = {}
+    for row in tables["metrics"].to_dict("records"):
+        rows[tuple(row[key] for key in KEYS)] = row
+        if row["stratum"] != "all":
+            strata.setdefault(row["stratum_kind"], {})[row["stratum"]] = None
     page.heading("With 95 % intervals")
-    level = summary["levels"][0]["name"]
-    _add_side_by_side(page, summary, whole, level)
+    _add_side_by_side(page, summary, rows)
     page.paragraph(_interval_sentence(summary), note=True)
     if len(tables["differences"]):
         _add_differences(page, summary, tables["differences"])
     page.heading("Levels of truth, halo and voxel size")
-    _add_levels(page, summary, metrics[metrics["stratum"] == "all"])
+    _add_levels(page, summary, rows)
     if len(tables["reliability"]):
         page.heading("Is the score a probability")
         page.figure(
@@ -62,16 +71,15 @@ def add_merits(page: Page, summary: dict[str, Any], tables: dict[str, pd.DataFra
         )
     if summary["charges"]:
         _add_charges(page, summary, tables["charges"])
-    for kind, rows in metrics[metrics["stratum"] != "all"].groupby("stratum_kind", sort=False):
+    for kind, labels in strata.items():
         page.heading(f"By {kind}")
-        _add_strata(page, summary, rows)
+        _add_strata(page, summary, rows, kind, list(labels))
 
 
-def _cell(rows: pd.DataFrame) -> list[str]:
-    """Value and interval of the one row there is, or dashes."""
-    if rows.empty:
+def _cells(row: Row | None) -> list[str]:
+    """Value and interval, or dashes."""
+    if row is None:
         return ["–", "–"]
-    row = rows.iloc[0]
     found = [row["low"], row["high"]]
     return [number(row["value"]), ends(found) if np.isfinite(found).all() else "–"]
 
@@ -85,20 +93,21 @@ def _labels(summary: dict[str, Any]) -> dict[str, str]:
     return {name: method["label"] for name, method in summary["methods"].items()}
 
 
-def _add_side_by_side(page: Page, summary: dict[str, Any], whole: pd.DataFrame, level: str) -> None:
+def _level(summary: dict[str, Any], metric: str) -> str:
+    """At which level a figure is shown: the first; the measure of 2021 has its own."""
+    return str(summary["levels"][-1 if metric == "sp_area" else 0]["name"])
+
+
+def _add_side_by_side(page: Page, summary: dict[str, Any], rows: dict[tuple[str, ...], Row]) -> None:
     names = _labels(summary)
-    rows = []
+    shown = []
     for (cut, metric), words in COMPARED.items():
-        # The measure of 2021 has its own level.
-        at = summary["levels"][-1]["name"] if metric == "sp_area" else level
-        found = whole[
-            (whole["level"] == at) & (whole["halo"] == "ghosts") & (whole["cut"] == cut) & (whole["metric"] == metric)
-        ]
-        if len(found):
-            cells = [cell for name in names for cell in _cell(found[found["method"] == name])]
-            rows.append([words, *cells])
+        at = (FULL, "", "all", _level(summary, metric), "ghosts")
+        found = [rows.get((*at, name, cut, metric)) for name in names]
+        if any(row is not None for row in found):
+            shown.append([words, *(cell for row in found for cell in _cells(row))])
     head = ["", *(text for label in names.values() for text in (label, "95 %"))]
-    page.table(head, rows)
+    page.table(head, shown)
 
 
 def _interval_sentence(summary: dict[str, Any]) -> str:
@@ -113,22 +122,24 @@ def _interval_sentence(summary: dict[str, Any]) -> str:
 
 
 def _add_differences(page: Page, summary: dict[str, Any], differences: pd.DataFrame) -> None:
-    level, names = summary["levels"][0]["name"], _labels(summary)
-    shown = differences[
-        (differences["voxels"] == "1,1,1") & (differences["stratum"] == "all") & (differences["halo"] == "ghosts")
-    ]
+    names = _labels(summary)
+    found = {
+        (row["method"], row["than"], row["cut"], row["metric"]): row
+        for row in differences.to_dict("records")
+        if (row["voxels"], row["stratum"], row["halo"]) == (FULL, "all", "ghosts")
+        and row["level"] == _level(summary, row["metric"])
+    }
     rows = []
-    for (method, than), part in shown.groupby(["method", "than"], sort=False):
+    for method, than in dict.fromkeys(key[:2] for key in found):
         for (cut, metric), words in COMPARED.items():
-            at = summary["levels"][-1]["name"] if metric == "sp_area" else level
-            found = part[(part["level"] == at) & (part["cut"] == cut) & (part["metric"] == metric)]
-            if found.empty or not (metric.startswith("average_precision") or metric == "sp_area" or cut == "best"):
+            row = found.get((method, than, cut, metric))
+            if row is None or cut == "0.5":
                 continue
-            row = found.iloc[0]
             both = [row["low"], row["high"]]
-            sure = np.isfinite(both).all() and (both[0] > 0 or both[1] < 0)
-            cells = [number(row["difference"]), ends(both) if np.isfinite(both).all() else "–", "yes" if sure else "no"]
-            rows.append([f"{names.get(method, method)} − {names.get(than, than)}", words, *cells])
+            known = bool(np.isfinite(both).all())
+            sure = known and (both[0] > 0 or both[1] < 0)
+            cells = [number(row["difference"]), ends(both) if known else "–", "yes" if sure else "no"]
+            rows.append([f"{names[method]} − {names[than]}", words, *cells])
     page.heading("Differences, event by event")
     page.table(["", "figure", "difference", "95 %", "differs"], rows)
     page.paragraph(
@@ -138,19 +149,17 @@ def _add_differences(page: Page, summary: dict[str, Any], differences: pd.DataFr
     )
 
 
-def _add_levels(page: Page, summary: dict[str, Any], metrics: pd.DataFrame) -> None:
+def _add_levels(page: Page, summary: dict[str, Any], found: dict[tuple[str, ...], Row]) -> None:
     rows = []
     labels = {level["name"]: level["label"] for level in summary["levels"]}
     for size in summary["voxel_sizes"]:
         for level, words in labels.items():
             for halo, halo_words in HALO_LABELS.items():
-                at = metrics[(metrics["voxels"] == size) & (metrics["level"] == level) & (metrics["halo"] == halo)]
                 for name, label in _labels(summary).items():
-                    mine = at[at["method"] == name]
-                    cells = _cell(mine[mine["metric"] == "average_precision"])
-                    best = mine[mine["cut"] == "best"]
+                    at = (size, "", "all", level, halo, name)
+                    cells = _cells(found.get((*at, "", "average_precision")))
                     for metric in ("purity", "efficiency", "efficiency_all", "iou"):
-                        cells.append(_cell(best[best["metric"] == metric])[0])
+                        cells.append(_cells(found.get((*at, "best", metric)))[0])
                     rows.append([size.replace(",", " × "), words, halo_words, label, *cells])
     head = ["voxels taken as one", "true where", "halo is", "", "AP", "95 %", "purity", "efficiency"]
     page.table([*head, "efficiency (all)", "IoU"], rows)
@@ -184,17 +193,18 @@ def _add_charges(page: Page, summary: dict[str, Any], charges: pd.DataFrame) -> 
         )
 
 
-def _add_strata(page: Page, summary: dict[str, Any], metrics: pd.DataFrame) -> None:
+def _add_strata(
+    page: Page, summary: dict[str, Any], found: dict[tuple[str, ...], Row], kind: str, labels: Sequence[str]
+) -> None:
     level, names = summary["levels"][0]["name"], _labels(summary)
     rows = []
-    chosen = metrics[(metrics["level"] == level) & (metrics["halo"] == "ghosts")]
-    for stratum, part in chosen.groupby("stratum", sort=False):
+    for label in labels:
         for name in summary["predictions"]:
-            mine = part[part["method"] == name]
-            cells = _cell(mine[mine["metric"] == "average_precision"])
+            at = (FULL, kind, label, level, "ghosts", name)
+            cells = _cells(found.get((*at, "", "average_precision")))
             for metric in ("purity", "efficiency", "efficiency_charge"):
-                cells += _cell(mine[(mine["metric"] == metric) & (mine["cut"] == "best")])
-            rows.append([stratum, names[name], *cells])
+                cells += _cells(found.get((*at, "best", metric)))
+            rows.append([label, names[name], *cells])
     head = ["", "", "AP", "95 %", "purity", "95 %", "efficiency", "95 %", "efficiency by charge", "95 %"]
     page.table(head, rows)
 

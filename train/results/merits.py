@@ -100,13 +100,14 @@ def _of_histograms(
     interval of its threshold is that of the best cuts of the replicas.
     """
     n_true, n_ghost = (torch.from_numpy(np.ascontiguousarray(part[..., COUNT])) for part in (true, ghost))
-    yield ("", "average_precision"), curves_of_bins.average_precision(n_true, n_ghost).numpy()
+    tied = torch.from_numpy(bins.tied)
+    yield ("", "average_precision"), curves_of_bins.mixed_average_precision(n_true, n_ghost, tied).numpy()
     best = curves_of_bins.best_cut(n_true, n_ghost).numpy()
     thresholds = bins.thresholds[best]
     yield (BEST, "threshold"), np.where(true[..., COUNT].sum(-1) > 0, thresholds, np.nan)
-    kept_true, kept_ghost = (part[:, ::-1].cumsum(1)[:, ::-1] for part in (true, ghost))
+    whole = true.sum(1)
     for cut, at in ((BEST, int(best[0])), *((f"{cut:g}", bins.at(cut)) for cut in cuts)):
-        t, g, whole = kept_true[:, at], kept_ghost[:, at], true.sum(1)
+        t, g = true[:, at:].sum(1), ghost[:, at:].sum(1)
         yield (cut, "purity"), _ratio(t[:, COUNT], t[:, COUNT] + g[:, COUNT])
         yield (cut, "purity_charge"), _ratio(t[:, CHARGE], t[:, CHARGE] + g[:, CHARGE])
         yield (cut, "efficiency"), _ratio(t[:, COUNT], whole[:, COUNT])
@@ -225,4 +226,4 @@ def of_headline(merits: Mapping[Key, Floats], collected: Collector, method: str,
 
 
 def _ratio(part: Floats, whole: Floats) -> Floats:
-    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
+    return np.asarray(np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0))

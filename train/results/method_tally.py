@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from train.results.metrics.curves_of_bins import average_precision
+from train.results.metrics.curves_of_bins import mixed_average_precision
 from train.results.score_bins import Bins
 from train.results.score_tally import COUNT, ScoreTally
 from train.results.sp_area import THRESHOLDS, event_curve
@@ -26,7 +26,11 @@ def true_and_ghosts(cells: Floats, classes: VoxelClasses, level: int, halo: int)
         halo: number in ``HALO``: halo voxels are ghosts, or left out.
     """
     ghost = classes.ghost(level) | classes.halo(level) if halo == 0 else classes.ghost(level)
-    return cells[..., classes.true(level), :, :].sum(-3), cells[..., ghost, :, :].sum(-3)
+    wanted = np.stack([classes.true(level), ghost]).astype(np.float64)
+    *leading, n_classes, n_bins, n_quantities = cells.shape
+    true, ghosts = np.moveaxis(wanted @ cells.reshape(-1, n_classes, n_bins * n_quantities), 1, 0)
+    shape = (*leading, n_bins, n_quantities)
+    return true.reshape(shape), ghosts.reshape(shape)
 
 
 class MethodTally:
@@ -79,12 +83,12 @@ class MethodTally:
         """All images of the event ``key`` have been taken in."""
         if self._event is None:
             return
-        found = np.zeros(self.events.shape)
+        found, tied = np.zeros(self.events.shape), torch.from_numpy(self.score.bins.tied)
         for level in range(len(self.classes.levels)):
             for halo in range(len(HALO)):
                 parts = true_and_ghosts(self._event[0], self.classes, level, halo)
                 true, ghost = (torch.from_numpy(part[:, COUNT]) for part in parts)
-                precision = float(average_precision(true, ghost))
+                precision = float(mixed_average_precision(true, ghost, tied))
                 if np.isfinite(precision):
                     found[level, halo] = precision, 1.0
         self.score.add(key, self._event)

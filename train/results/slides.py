@@ -17,7 +17,7 @@ from train.results.pages import ALL_COLOUR, GHOST_COLOUR, TRUE_COLOUR, colour
 SIZE = (7.0, 4.6)  # inches
 DPI = 160
 # Text stays text in SVG, and the same figure is the same file.
-STYLE = {"svg.fonttype": "none", "svg.hashsalt": "larstore", "font.size": 12}
+STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "larstore", "font.size": 12}
 
 
 def draw_figures(summary: dict[str, Any], tables: dict[str, pd.DataFrame], folder: Path) -> list[Path]:
@@ -48,7 +48,8 @@ def _figures(summary: dict[str, Any], tables: dict[str, pd.DataFrame]) -> Iterat
 
 
 def _empty(x: str, y: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=SIZE, layout="constrained")
+    figure = Figure(figsize=SIZE)  # fixed margins: to fit them takes longer than to draw
+    figure.subplots_adjust(left=0.13, right=0.97, bottom=0.14, top=0.96)
     axes = figure.add_subplot()
     axes.set_xlabel(x)
     axes.set_ylabel(y)
@@ -83,6 +84,7 @@ def _precisions(summary: dict[str, Any]) -> Figure:
         axes.errorbar([value], [row], xerr=bars, fmt="o", color=colour(summary, name), capsize=4)
     axes.set_yticks(range(len(methods)), [method["label"] for method in methods.values()])
     axes.invert_yaxis()
+    figure.subplots_adjust(left=0.3)
     axes.set_xlim(left=0)
     return figure
 
@@ -121,6 +123,7 @@ def _charge(summary: dict[str, Any], charges: pd.DataFrame, what: str) -> Figure
         x = [places.index(place) for place in zip(rows["from"], rows["to"], strict=True)]
         _bars(axes, x, rows, what, (f"{what}_low", f"{what}_high"), summary, str(name))
     axes.set_xticks(range(len(places)), [range_words(*place) for place in places], rotation=30, ha="right", fontsize=9)
+    figure.subplots_adjust(bottom=0.22)
     if places:
         axes.legend(frameon=False)
     return figure

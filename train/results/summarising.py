@@ -97,8 +97,9 @@ def _method(
         figure = of_headline(merits, collected, name, cut, metric)
         if figure is None or not np.isfinite(figure[0]):
             continue
-        found.setdefault(key, float(figure[0]))
-        ends = interval(figure)
+        # The best cut is exact here, that of the figure is an edge of a bin.
+        exact = found.setdefault(key, float(figure[0]))
+        ends = interval(figure if metric == "threshold" else figure + (exact - figure[0]))
         if np.isfinite(ends).all():
             found[f"{key}_interval"] = list(ends)
     return found

@@ -5,7 +5,7 @@
 - resolution = half width / median, as an estimate that is far too small would else look sharp; NaN where the median is
   not above 0.
 
-Quantiles are interpolated within bins of 0.01 from 0 to 3 and 20 a decade from there to 100; a quantile below 0 or
+Quantiles are interpolated within bins of 0.005 from 0 to 3 and 20 a decade from there to 100; a quantile below 0 or
 above 100 is given as 0 or 100.
 """
 
@@ -15,7 +15,7 @@ from torchmetrics import Metric
 
 from train.results.metrics.curves_of_bins import ratio
 
-_LINEAR = [0.01 * k for k in range(300)]
+_LINEAR = [0.005 * k for k in range(600)]
 _DECADES = [3.0 * 10 ** (k / 20) for k in range(31)]
 RATIO_EDGES = torch.tensor([*_LINEAR, *_DECADES, 100.0], dtype=torch.float64)
 N_RATIO_BINS = len(RATIO_EDGES) + 1

@@ -46,6 +46,22 @@ def average_precision(true: Tensor, ghost: Tensor) -> Tensor:
     return ratio((true * purity(true, ghost)).sum(-1), true.sum(-1))
 
 
+def mixed_average_precision(true: Tensor, ghost: Tensor, tied: Tensor) -> Tensor:
+    """(...) average precision of a continuous score of which only the histograms are known.
+
+    In a bin of t true voxels and g ghosts, above which there are T and G, these are taken as evenly mixed, so that the
+    purity goes from T / (T + G) to (T + t) / (T + G + t + g) on the way: its mean stands for that of the bin. Bins
+    where ``tied`` (bins,) hold one value, and count as in `average_precision`.
+    """
+    above = kept(true) - true
+    c, d = above + kept(ghost) - ghost, true + ghost
+    some = (c > 0) & (d > 0)
+    safe_c, safe_d = torch.where(some, c, 1.0), torch.where(some, d, 1.0)
+    mixed = true / safe_d + (above - true * safe_c / safe_d) / safe_d * torch.log1p(safe_d / safe_c)
+    mean = torch.where(tied | ~some, purity(true, ghost), mixed)
+    return ratio((true * mean).sum(-1), true.sum(-1))
+
+
 def best_cut(true: Tensor, ghost: Tensor) -> Tensor:
     """(...) int64: the bin at which the cut has the largest purity + efficiency, the highest among equals.
 
