@@ -1,6 +1,7 @@
 """Metrics of results against slow twins, torchmetrics and results worked out by hand; their states add."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torchmetrics import classification
 from torchmetrics.functional.classification import binary_average_precision
 
 from larstore.errors import ConfigError
+from train.objective.metrics import Metrics
 from train.results.metrics.calibration import CalibrationError
 from train.results.metrics.charge import ChargeBias, ChargeHalfWidth, ChargeResolution
 from train.results.metrics.curves_of_bins import (
@@ -24,6 +26,7 @@ from train.results.metrics.curves_of_bins import (
 )
 from train.results.metrics.cuts import Efficiency, IntersectionOverUnion, Purity
 from train.results.score_bins import SCORE, SCORE_FEW
+from train.schema import NamedSection
 
 voxel = st.tuples(st.integers(0, 100).map(lambda k: k / 100), st.booleans(), st.floats(0.0, 10.0, width=32))
 voxels = st.lists(voxel, min_size=1, max_size=50)
@@ -231,3 +234,48 @@ def test_best_cut_by_hand():
     assert int(best_cut(true, ghost)) == 1
     assert int(best_cut(torch.tensor([1.0, 1]), torch.tensor([0.0, 0]))) == 0
     assert int(best_cut(torch.zeros(3), torch.ones(3))) == 2
+
+
+def test_in_the_metrics_of_a_training():
+    def make(name, **arguments):
+        return Metrics({"x": NamedSection.model_validate({"name": name} | arguments)})
+
+    torch.manual_seed(0)
+    truth = torch.where(torch.rand(400, 1) < 0.3, 1 + torch.rand(400, 1), 0.0)
+    charge, weight = 0.8 * truth * (1 + 0.1 * torch.randn(400, 1)), (torch.rand(400, 1) < 0.9).float()
+    charge[weight == 0] = 99.0
+    for name, expected in (("ChargeBias", -0.2), ("ChargeHalfWidth", 0.08), ("ChargeResolution", 0.1)):
+        metrics = make(name)
+        for part in (slice(0, 100), slice(100, 400)):
+            metrics.update(charge[part], truth[part], weight[part])
+        assert metrics.compute()["x"] == pytest.approx(expected, abs=0.02)
+        assert math.isnan(metrics.compute()["x"]), "starts afresh"
+    score = torch.rand(400, 1)
+    ours, theirs = make("PooledAveragePrecision"), make("AveragePrecision")
+    for metrics in (ours, theirs):
+        metrics.update(score, truth, weight)
+    assert ours.compute()["x"] == pytest.approx(theirs.compute()["x"], abs=0.01)
+    section = {"x": NamedSection.model_validate({"name": "PooledAveragePrecision"})}
+    assert Metrics(section, constant_memory=True).metrics, "computed for training, too"
+    with pytest.raises(ConfigError, match=r"bins is no argument of PooledAveragePrecision"):
+        make("PooledAveragePrecision", bins=3)
+    with pytest.raises(ConfigError, match=r"'ChargeBais' is unknown. Fix: .*ChargeBias"):
+        make("ChargeBais")
+
+
+def following(states, tensor, group):
+    """Instead of what other processes would send."""
+    return next(states)
+
+
+def test_states_of_several_processes_add_up():
+    torch.manual_seed(0)
+    score, true = torch.rand(300), (torch.rand(300) < 0.4).long()
+    for make in (PooledAveragePrecision, Purity, Efficiency, IntersectionOverUnion, CalibrationError, BestCut):
+        whole, *parts = (make(sync_on_compute=False) for _ in range(3))
+        whole.update(score, true)
+        for part, chosen in zip(parts, (slice(0, 70), slice(70, 300)), strict=True):
+            part.update(score[chosen], true[chosen])
+        gathered = iter([[part.metric_state[name] for part in parts] for name in parts[0].metric_state])
+        parts[0].sync(dist_sync_fn=partial(following, gathered), distributed_available=lambda: True)
+        assert torch.equal(torch.as_tensor(parts[0].compute()), torch.as_tensor(whole.compute()))

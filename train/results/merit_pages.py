@@ -1,6 +1,7 @@
 """Sections of an evaluation's page that show figures with their intervals: levels, halo, voxel sizes, differences."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import plotly.graph_objects as go
 
 from larstore.report import Page
 from train.results.merits import KEYS
-from train.results.pages import colour, ends, fixed, layout
+from train.results.pages import colour, ends, layout, number
 
 FULL = "1,1,1"  # voxels of the store
 HALO_LABELS = {"ghosts": "a ghost", "left out": "left out"}
@@ -30,6 +31,14 @@ COMPARED = {  # (cut, metric) -> words
     ("0.5", "iou"): "score ≥ 0.5: IoU",
     ("", "calibration_error"): "calibration error",
 }
+DIFFERENCES = (  # on the page; of baselines the first alone
+    ("", "average_precision"),
+    ("", "average_precision_event_mean"),
+    ("", "sp_area"),
+    ("best", "purity"),
+    ("best", "efficiency"),
+    ("best", "iou"),
+)
 CHARGE_ROWS = {
     "charge_bias (voxel, true)": "bias, true voxels",
     "charge_half_width (voxel, true)": "68 % half width, true voxels",
@@ -84,11 +93,6 @@ def _cells(row: Row | None) -> list[str]:
     return [number(row["value"]), ends(found) if np.isfinite(found).all() else "–"]
 
 
-def number(value: float) -> str:
-    """Three decimals below 10, else four digits."""
-    return fixed(value) if abs(value) < 10 else f"{value:,.4g}".replace("-", "−")
-
-
 def _labels(summary: dict[str, Any]) -> dict[str, str]:
     return {name: method["label"] for name, method in summary["methods"].items()}
 
@@ -131,20 +135,20 @@ def _add_differences(page: Page, summary: dict[str, Any], differences: pd.DataFr
     }
     rows = []
     for method, than in dict.fromkeys(key[:2] for key in found):
-        for (cut, metric), words in COMPARED.items():
+        for cut, metric in DIFFERENCES if than in summary["predictions"] else DIFFERENCES[:1]:
             row = found.get((method, than, cut, metric))
-            if row is None or cut == "0.5":
+            if row is None:
                 continue
             both = [row["low"], row["high"]]
             known = bool(np.isfinite(both).all())
             sure = known and (both[0] > 0 or both[1] < 0)
             cells = [number(row["difference"]), ends(both) if known else "–", "yes" if sure else "no"]
-            rows.append([f"{names[method]} − {names[than]}", words, *cells])
+            rows.append([f"{names[method]} − {names[than]}", COMPARED[cut, metric], *cells])
     page.heading("Differences, event by event")
     page.table(["", "figure", "difference", "95 %", "differs"], rows)
     page.paragraph(
-        "Both have the same events in each replica, so what makes events easy or hard for both cancels. All of them, "
-        "also for the other levels and voxel sizes: differences.csv.",
+        "Both have the same events in each replica, so what makes events easy or hard for both cancels. Those of all "
+        "figures, levels and voxel sizes are in differences.csv.",
         note=True,
     )
 
@@ -177,8 +181,9 @@ def _add_charges(page: Page, summary: dict[str, Any], charges: pd.DataFrame) -> 
     for key, words in CHARGE_ROWS.items():
         found = [summary["charges"][name] for name in names]
         if any(key in each for each in found):
-            cells = [text for each in found for text in (fixed(each.get(key)), ends(each.get(f"{key}_interval")))]
-            rows.append([words, *cells])
+            values = ["–" if key not in each else number(each[key]) for each in found]
+            intervals = [ends(each.get(f"{key}_interval")) for each in found]
+            rows.append([words, *chain.from_iterable(zip(values, intervals, strict=True))])
     head = ["", *(text for name in names for text in (summary["charges"][name]["label"], "95 %"))]
     page.table(head, rows)
     page.paragraph(
@@ -189,7 +194,8 @@ def _add_charges(page: Page, summary: dict[str, Any], charges: pd.DataFrame) -> 
     for figure, words in (("bias", "Bias"), ("half_width", "68 % half width")):
         page.figure(
             charge_figure(summary, charges, figure),
-            f"{words} of the charge of true voxels that were given charge, against the true charge; bars: 95 %.",
+            f"{words} of the charge of true voxels that were given charge, against the true charge; bars: 95 %. "
+            f"Voxels of {summary['levels'][-1]['label']}; all of them: charges.csv.",
         )
 
 
@@ -242,9 +248,9 @@ def reliability_figure(summary: dict[str, Any], reliability: pd.DataFrame) -> go
 
 
 def charge_figure(summary: dict[str, Any], charges: pd.DataFrame, what: str) -> go.Figure:
-    """Bias or half width of true voxels with charge, against the true charge, at the first level."""
+    """Bias or half width of true voxels with charge, against the true charge, at the last level."""
     figure = go.Figure()
-    level = summary["levels"][0]["name"]
+    level = summary["levels"][-1]["name"]
     shown = charges[(charges["level"] == level) & (charges["voxels"] == "true, with charge")]
     for name, rows in shown.groupby("method", sort=False):
         label = summary["charges"][name]["label"]

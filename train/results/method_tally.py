@@ -25,12 +25,17 @@ def true_and_ghosts(cells: Floats, classes: VoxelClasses, level: int, halo: int)
         level: number of a level of ``classes``.
         halo: number in ``HALO``: halo voxels are ghosts, or left out.
     """
-    ghost = classes.ghost(level) | classes.halo(level) if halo == 0 else classes.ghost(level)
-    wanted = np.stack([classes.true(level), ghost]).astype(np.float64)
+    wanted = _chosen(classes, level, halo)
     *leading, n_classes, n_bins, n_quantities = cells.shape
     true, ghosts = np.moveaxis(wanted @ cells.reshape(-1, n_classes, n_bins * n_quantities), 1, 0)
     shape = (*leading, n_bins, n_quantities)
     return true.reshape(shape), ghosts.reshape(shape)
+
+
+def _chosen(classes: VoxelClasses, level: int, halo: int) -> Floats:
+    """(2, classes) 1 for the classes of true voxels, and for those of ghosts, else 0."""
+    ghost = classes.ghost(level) | classes.halo(level) if halo == 0 else classes.ghost(level)
+    return np.stack([classes.true(level), ghost]).astype(np.float64)
 
 
 class MethodTally:
@@ -60,6 +65,10 @@ class MethodTally:
         self.events = Tally((len(classes.levels), len(HALO), 2), weights)
         self.areas = Tally((2 * len(THRESHOLDS) + 1,), weights)
         self._event: Floats | None = None
+        self._tied = torch.from_numpy(bins.tied)
+        # Classes of true voxels and of ghosts, for each (level, halo).
+        chosen = [[_chosen(classes, level, halo) for halo in range(len(HALO))] for level in range(len(classes.levels))]
+        self._chosen = np.moveaxis(np.array(chosen), 2, 0)
 
     def add(
         self,
@@ -83,16 +92,11 @@ class MethodTally:
         """All images of the event ``key`` have been taken in."""
         if self._event is None:
             return
-        found, tied = np.zeros(self.events.shape), torch.from_numpy(self.score.bins.tied)
-        for level in range(len(self.classes.levels)):
-            for halo in range(len(HALO)):
-                parts = true_and_ghosts(self._event[0], self.classes, level, halo)
-                true, ghost = (torch.from_numpy(part[:, COUNT]) for part in parts)
-                precision = float(mixed_average_precision(true, ghost, tied))
-                if np.isfinite(precision):
-                    found[level, halo] = precision, 1.0
+        true, ghost = torch.from_numpy(self._chosen @ self._event[0, ..., COUNT])
+        precision = mixed_average_precision(true, ghost, self._tied).numpy()
+        some = np.isfinite(precision)
         self.score.add(key, self._event)
-        self.events.add(key, found)
+        self.events.add(key, np.stack([np.where(some, precision, 0.0), some], axis=-1))
         self._event = None
 
     def merge(self, other: Self) -> None:

@@ -44,7 +44,7 @@ def add_methods(page: Page, summary: dict[str, Any], curves: pd.DataFrame) -> No
             fixed(m[keys[0]]),
             ends(m.get(f"{keys[0]}_interval")),
             *(fixed(m[key]) for key in keys[1:]),
-            f"{m['best_threshold']:.4g}".replace("-", "−"),
+            number(m["best_threshold"]),
             *(fixed(m[key]) for key in best),
         ]
         for m in summary["methods"].values()
@@ -148,7 +148,13 @@ def layout(x_title: str, y_title: str, height: int = 430) -> dict[str, Any]:
 
 def ends(found: list[float] | None) -> str:
     """The ends of an interval; a dash where there is none."""
-    return "–" if found is None else f"{fixed(found[0])} … {fixed(found[1])}"
+    return "–" if found is None else f"{number(found[0])}\u00a0…\u00a0{number(found[1])}"
+
+
+def number(value: float) -> str:
+    """Three decimals, four below 0.01, none from 1,000 up."""
+    decimals = 0 if abs(value) >= 1000 else 4 if 0 < abs(value) < 0.01 else 3
+    return f"{value:,.{decimals}f}".replace("-", "−")
 
 
 def fixed(value: float | None) -> str:

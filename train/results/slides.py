@@ -116,7 +116,7 @@ def _reliability(summary: dict[str, Any], reliability: pd.DataFrame) -> Figure:
 
 def _charge(summary: dict[str, Any], charges: pd.DataFrame, what: str) -> Figure:
     figure, axes = _empty(f"true charge of the voxel ({summary['units']})", what.replace("_", " "))
-    level = summary["levels"][0]["name"]
+    level = summary["levels"][-1]["name"]
     shown = charges[(charges["level"] == level) & (charges["voxels"] == "true, with charge")]
     places = sorted(set(zip(shown["from"], shown["to"], strict=True)))
     for name, rows in shown.groupby("method", sort=False):
