@@ -1,6 +1,7 @@
 """`evaluate` of several predictions, charges, halo, coarser voxels and strata; its intervals, tables and figures."""
 
 import json
+import pickle
 
 import numpy as np
 import pandas as pd
@@ -12,8 +13,12 @@ import larstore
 from larstore.errors import ConfigError, StoreError
 from larstore.testing import make_store
 from train import cli
+from train.results.collecting import Collector
 from train.results.evaluation import evaluate
-from train.results.voxel_classes import touches
+from train.results.merits import merits_of
+from train.results.prediction_kinds import prediction_kinds
+from train.results.tallies import EventWeights
+from train.results.voxel_classes import touches, truth_levels
 
 FULL = ["1,1,1", "", "all"]
 
@@ -61,7 +66,7 @@ def path(tmp_path_factory):
 def compared(path, tmp_path_factory):
     folder = tmp_path_factory.mktemp("compared")
     names = ["good", "bad", "net-charge", "solved"]
-    summary = evaluate(path, names, folder, coarsen=[(2, 2, 2), (4, 4, 4)], bootstrap=60, seed=1)
+    summary = evaluate(path, names, folder, coarsen=[(4, 4, 4)], bootstrap=60, seed=1)
     return folder, summary
 
 
@@ -176,7 +181,7 @@ def test_charges_are_in_electrons_and_compared_with_what_they_were_made_for(path
 def test_coarser_voxels_and_their_halo(path, compared):
     folder, summary = compared
     table = pd.read_csv(folder / "metrics.csv")
-    assert summary["voxel_sizes"] == ["1,1,1", "2,2,2", "4,4,4"]
+    assert summary["voxel_sizes"] == ["1,1,1", "4,4,4"]
     images = list(larstore.open(path).select())
     true = total = 0
     for image in images:
@@ -229,6 +234,29 @@ def test_strata_get_the_same_figures(path, tmp_path):
     assert found["value"] == pytest.approx((true & kept).sum() / kept.sum(), rel=1e-5)
     assert "never" not in set(table["stratum"])
     assert "By TPC" in (tmp_path / "evaluate.html").read_text(encoding="utf-8")
+
+
+def test_parts_of_a_store_add_up_to_the_whole(path):
+    store = larstore.open(path)
+    kinds = prediction_kinds(store, ["good", "net-charge"])
+
+    def collect(files):
+        found = Collector(kinds, truth_levels("electrons"), EventWeights(10, 3), [(2, 2, 2)])
+        for image in store.select(files=files):
+            found.add(image)
+        return found
+
+    whole, first, second = collect((0, 5)), collect((0, 2)), collect((3, 5))
+    whole.finish()
+    first.merge(pickle.loads(pickle.dumps(second)))  # noqa: S301 - as from a worker
+    expected, found = merits_of(whole), merits_of(first)
+    assert list(expected) == list(found)
+    for key, values in expected.items():
+        np.testing.assert_allclose(found[key], values, rtol=1e-9, atol=1e-12)
+    pd.testing.assert_frame_equal(first.images(), whole.images())
+    assert (first.n_events, first.n_truth_voxels) == (whole.n_events, whole.n_truth_voxels)
+    with pytest.raises(ConfigError, match="Fix: the same predictions and settings"):
+        first.merge(Collector(kinds, truth_levels("electrons"), EventWeights(10, 3)))
 
 
 def test_what_is_refused(path, tmp_path):

@@ -3,12 +3,13 @@
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from larstore.errors import ConfigError
 from larstore.image import Image, Values
 from train.results.baselines import BASELINES, mean_of_planes
 from train.results.charge_tally import ChargeTally
@@ -30,7 +31,9 @@ FULL = (1, 1, 1)
 class Strata(Protocol):
     """Says in which strata voxels are: ``labels`` of each kind, and ``codes`` (n,) of an image, -1 for none."""
 
-    labels: Mapping[str, Sequence[str]]
+    @property
+    def labels(self) -> Mapping[str, Sequence[str]]:
+        """Kind -> names of its strata."""
 
     def codes(self, image: Image) -> Mapping[str, npt.NDArray[Any]]:
         """Kind -> (n,) numbers of labels."""
@@ -138,6 +141,14 @@ class Grain:
         for charges in self.charges.values():
             charges.end_event(key)
 
+    def merge(self, other: Self) -> None:
+        """Add what another one took in of other events."""
+        self.truth.merge(other.truth)
+        for name, tally in self.methods.items():
+            tally.merge(other.methods[name])
+        for name, charges in self.charges.items():
+            charges.merge(other.charges[name])
+
 
 def _itself(score: Values) -> Values:
     return score
@@ -219,6 +230,25 @@ class Collector:
             for grain in self.grains:
                 grain.end_event(self._event)
             self._event = None
+
+    def merge(self, other: Self) -> None:
+        """Add what another one took in of other events, made for the same predictions and settings.
+
+        It may come from another process. ConfigError where the settings differ.
+        """
+        mine, theirs = ((list(c.methods), c.levels, [grain.factors for grain in c.grains]) for c in (self, other))
+        if mine != theirs:
+            raise ConfigError(f"collected {theirs} cannot be added to {mine}. Fix: the same predictions and settings")
+        self.finish()
+        other.finish()
+        for grain, more in zip(self.grains, other.grains, strict=True):
+            grain.merge(more)
+        for name, counts in self.counts.items():
+            counts.merge(other.counts[name])
+        for name, column in self._columns.items():
+            column.extend(other._columns[name])
+        for name in ("n_events", "n_not_predicted", "n_without_truth", "n_truth_voxels"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def _scores(self, voxels: Voxels) -> dict[str, Values]:
         cuts = {cut.name: cut.score(voxels.charge, voxels.live) for cut in BASELINES}
