@@ -295,3 +295,17 @@ def test_command_line(path, tmp_path):
     assert list(summary["predictions"]) == ["good", "bad"]
     assert CliRunner().invoke(app, [*words, "--coarsen", "a"]).exit_code == 2
     assert CliRunner().invoke(app, [*words, "--bootstrap", "-1"]).exit_code == 2
+
+
+def test_one_charge_alone(path, tmp_path):
+    summary = evaluate(path, "solved", tmp_path, bootstrap=5, figures=False)
+    images = list(larstore.open(path).select())
+    score = np.concatenate([image.score("solved") for image in images])
+    assert [row["threshold"] for row in summary["kept"]][:3] == [1.0, 500.0, 1000.0]
+    assert [row["kept"] for row in summary["kept"]] == [
+        int((score >= row["threshold"]).sum()) for row in summary["kept"]
+    ]
+    assert pd.read_csv(tmp_path / "images.csv")["kept"].sum() == (score > 0).sum()
+    assert list(summary["charges"]) == ["network", "mean_of_planes"]
+    page = (tmp_path / "evaluate.html").read_text(encoding="utf-8")
+    assert "against the electrons of the column collected" in page
