@@ -17,6 +17,7 @@ from train.results.collecting import Collector
 from train.results.evaluation import evaluate
 from train.results.merits import merits_of
 from train.results.prediction_kinds import prediction_kinds
+from train.results.sp_area import SpCurve, area
 from train.results.tallies import EventWeights
 from train.results.voxel_classes import touches, truth_levels
 
@@ -194,7 +195,7 @@ def test_coarser_voxels_and_their_halo(path, compared):
 
 def test_files(compared):
     folder, _ = compared
-    for name in ("images", "curves", "metrics", "differences", "reliability", "charges"):
+    for name in ("images", "curves", "mean_curves", "metrics", "differences", "reliability", "charges"):
         text, exact = pd.read_csv(folder / f"{name}.csv"), pd.read_parquet(folder / f"{name}.parquet")
         assert list(text.columns) == list(exact.columns)
         assert len(text) == len(exact) > 0
@@ -257,6 +258,23 @@ def test_parts_of_a_store_add_up_to_the_whole(path):
     assert (first.n_events, first.n_truth_voxels) == (whole.n_events, whole.n_truth_voxels)
     with pytest.raises(ConfigError, match="Fix: the same predictions and settings"):
         first.merge(Collector(kinds, truth_levels("electrons"), EventWeights(10, 3)))
+
+
+def test_mean_curves_have_the_area_of_the_summary(path, compared):
+    folder, summary = compared
+    table = pd.read_parquet(folder / "mean_curves.parquet")
+    assert set(table["method"]) == {"good", "bad", "no_cut", "plane_agreement"}
+    rows = table[table["method"] == "good"]
+    assert rows["threshold"].to_numpy() == pytest.approx(0.02 * np.arange(50))
+    found = area(rows["efficiency"].to_numpy(), rows["purity"].to_numpy())
+    assert summary["methods"]["good"]["sp_area"] == pytest.approx(found)
+    curve = SpCurve()
+    for image in larstore.open(path).select():
+        curve.add(image.score("good"), image.truth)
+    assert found == pytest.approx(curve.area)
+    low, high = summary["methods"]["good"]["sp_area_interval"]
+    assert low < found < high
+    assert (rows["purity_low"] <= rows["purity_high"]).all()
 
 
 def test_what_is_refused(path, tmp_path):

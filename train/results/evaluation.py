@@ -12,7 +12,14 @@ from larstore.errors import StoreError
 from larstore.image import Image
 from larstore.selection import Selection
 from train.results.collecting import Collector, Strata
-from train.results.merits import charge_table, difference_table, merit_table, merits_of, reliability_table
+from train.results.merits import (
+    charge_table,
+    difference_table,
+    mean_curve_table,
+    merit_table,
+    merits_of,
+    reliability_table,
+)
 from train.results.prediction_kinds import prediction_kinds
 from train.results.summarising import curve_table, summary_of
 from train.results.tables import write_json, write_table
@@ -99,6 +106,7 @@ def evaluate(
     tables = {
         "images": collected.images(),
         "curves": curve_table(collected),
+        "mean_curves": mean_curve_table(collected),
         "metrics": merit_table(merits),
         "differences": difference_table(merits, collected),
         "reliability": reliability_table(collected),

@@ -71,11 +71,14 @@ def _of_method(grain: Grain, tally: MethodTally, cuts: Sequence[float]) -> Found
             events = tally.events.sums[:, number, halo]
             yield (level.name, halo_name, "", "average_precision_event_mean"), _ratio(events[:, 0], events[:, 1])
     if tally.unit is not None:
-        parts_of_area = tally.areas.sums
-        n, means = parts_of_area[:, -1:], parts_of_area[:, :-1]
-        mean = np.divide(means, n, out=np.full_like(means, np.nan), where=n > 0)
-        area = areas(mean[:, : len(THRESHOLDS)], mean[:, len(THRESHOLDS) :])
-        yield (grain.classes.levels[-1].name, HALO[0], "", "sp_area"), area
+        yield (grain.classes.levels[-1].name, HALO[0], "", "sp_area"), areas(*_mean_curves(tally))
+
+
+def _mean_curves(tally: MethodTally) -> tuple[Floats, Floats]:
+    """Efficiency and purity (1 + B, thresholds), means over images, at the thresholds of the measure of 2021."""
+    n, sums = tally.areas.sums[:, -1:], tally.areas.sums[:, :-1]
+    means = np.divide(sums, n, out=np.full_like(sums, np.nan), where=n > 0)
+    return means[:, : len(THRESHOLDS)], means[:, len(THRESHOLDS) :]
 
 
 def _of_strata(
@@ -199,6 +202,20 @@ def charge_table(collected: Collector) -> pd.DataFrame:
                     rows.append([name, level.name, of, edges[at], edges[at + 1], n, *spread])
     of_figures = [f"{n}{end}" for n in ("bias", "half_width", "resolution") for end in ("", "_low", "_high")]
     return pd.DataFrame(rows, columns=["method", "level", "voxels", "from", "to", "n", *of_figures])
+
+
+def mean_curve_table(collected: Collector) -> pd.DataFrame:
+    """Means over images of efficiency and purity of cuts, with intervals, at full voxels."""
+    rows: list[list[Any]] = []
+    for name, tally in collected.grains[0].methods.items():
+        if tally.unit is None or not tally.areas.sums[0, -1]:
+            continue
+        efficiency, purity = _mean_curves(tally)
+        for i, threshold in enumerate(THRESHOLDS):
+            figures = (efficiency[:, i], purity[:, i])
+            rows.append([name, threshold, *(x for each in figures for x in (float(each[0]), *interval(each)))])
+    of_figures = [f"{name}{end}" for name in ("efficiency", "purity") for end in ("", "_low", "_high")]
+    return pd.DataFrame(rows, columns=["method", "threshold", *of_figures])
 
 
 def reliability_table(collected: Collector) -> pd.DataFrame:
