@@ -74,8 +74,8 @@ def add_merits(page: Page, summary: dict[str, Any], tables: dict[str, pd.DataFra
         page.heading("Every image with the same weight")
         page.figure(
             mean_curve_figure(summary, tables["mean_curves"]),
-            "Means over images of purity and efficiency at scores of 0, 0.02 … 0.98; bars: 95 %. The area below is that "
-            f"of 2021. True where {summary['levels'][-1]['label']}.",
+            "Means over images of purity and efficiency at scores of 0, 0.02 … 0.98; bars: 95 %. The area is that of "
+            f"2021. True where {summary['levels'][-1]['label']}.",
         )
     page.heading("Levels of truth, halo and voxel size")
     _add_levels(page, summary, rows)
