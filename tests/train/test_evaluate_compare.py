@@ -48,7 +48,7 @@ def learned(image):
 def path(tmp_path_factory):
     store = make_store(
         tmp_path_factory.mktemp("compare") / "run.zarr",
-        n_files=6,
+        n_files=4,
         n_events=3,
         tpcs=(1, 5),
         n_voxels=200,
@@ -121,7 +121,7 @@ def test_figures_are_those_of_all_voxels(path, compared):
 
 def test_events_hold_all_their_tpcs(compared):
     _, summary = compared
-    assert (summary["images"], summary["events"]) == (36, 18)
+    assert (summary["images"], summary["events"]) == (24, 12)
 
 
 def test_intervals_are_of_the_seed_and_none_without_replicas(path, compared, tmp_path):
@@ -247,7 +247,7 @@ def test_parts_of_a_store_add_up_to_the_whole(path):
             found.add(image)
         return found
 
-    whole, first, second = collect((0, 5)), collect((0, 2)), collect((3, 5))
+    whole, first, second = collect((0, 3)), collect((0, 1)), collect((2, 3))
     whole.finish()
     first.merge(pickle.loads(pickle.dumps(second)))  # noqa: S301 - as from a worker
     expected, found = merits_of(whole), merits_of(first)

@@ -54,7 +54,7 @@ def slow_curve(found):
     return points
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(voxels, st.integers(1, 4))
 def test_pooled_average_precision(found, parts):
     score, true, weight = columns(found)
@@ -75,7 +75,7 @@ def test_pooled_average_precision(found, parts):
         assert value == pytest.approx(float(theirs(score, true)), abs=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(voxels)
 def test_curve_and_best_cut(found):
     score, true, _ = columns(found)
@@ -92,7 +92,7 @@ def test_curve_and_best_cut(found):
         assert float(p) == pytest.approx(sum(kept) / len(kept))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(voxels, min_size=1, max_size=5))
 def test_event_average_precision(events):
     metric = EventAveragePrecision()
@@ -105,7 +105,7 @@ def test_event_average_precision(events):
     assert float(metric.compute()) == pytest.approx(np.mean(expected) if expected else math.nan, abs=1e-6, nan_ok=True)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(voxels, st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.integers(0, 5), st.integers(1, 3))
 def test_purity_efficiency_and_iou(found, cut, missed, parts):
     score, true, weight = columns(found)
@@ -147,7 +147,7 @@ def test_a_wrong_denominator_and_no_bin():
         CalibrationError(0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1, width=32), st.booleans()), min_size=1, max_size=60), st.integers(1, 9))
 def test_calibration_error(found, n_bins):
     score, true = (torch.tensor(column) for column in zip(*found, strict=True))

@@ -59,7 +59,7 @@ events = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(events, st.integers(0, 150))
 def test_sums_are_those_of_the_weighted_events_in_any_parts(found, cut):
     weights = EventWeights(10, seed=1)

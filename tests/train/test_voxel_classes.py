@@ -48,7 +48,7 @@ def near(a, b):
     return max(abs(i - j) for i, j in zip(a, b, strict=True)) <= 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(pictures)
 def test_touching_is_being_one_of_26_neighbours(picture):
     found = voxels_from(picture)
@@ -56,7 +56,7 @@ def test_touching_is_being_one_of_26_neighbours(picture):
     assert touches(found.coords, found.truth_coords).tolist() == expected
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(pictures)
 def test_classes_at_both_levels(picture):
     found, classes = voxels_from(picture), VoxelClasses(LEVELS)
@@ -97,7 +97,7 @@ def test_levels():
     assert len(truth_levels("adc")) == 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(pictures, st.tuples(*[st.integers(1, 3)] * 3), st.booleans())
 def test_coarser_voxels(picture, factors, known):
     found = voxels_from(picture, known)
