@@ -66,7 +66,7 @@ SCORE = _bins(
     1.0,
 )
 # Charges: 60 a decade from 10 to 10^6 electrons; voxels without charge are in the first bin alone.
-CHARGE = _bins("charge", [float(np.nextafter(np.float32(0), np.float32(1))), *_decades(10.0, 1e6, 60)], 0.0)
+CHARGE = _bins("charge", [float(np.finfo(np.float32).tiny), *_decades(10.0, 1e6, 60)], 0.0)
 # Minus a spread: -1 … 0 in steps of 0.005, and 0 alone.
 AGREEMENT = _bins("agreement", [-1 + 0.005 * k for k in range(1, 200)] + [0.0], -1.0, 0.0)
 ONE = Bins("one", np.zeros(0, np.float32), (0.0,))  # a constant

@@ -9,6 +9,7 @@ from larstore.image import Coords, Values
 
 FIVE_KE = 5000.0  # electrons
 MEV_OF_FIVE_KE = 0.17  # after recombination at 2.1 MeV/cm
+TINY = float(np.finfo(np.float32).tiny)
 SHIFT = 17  # bits of a coordinate, with room for one voxel beyond both ends
 
 
@@ -26,8 +27,9 @@ def truth_levels(units: str, threshold: float = 0.0) -> tuple[Level, ...]:
 
     The second is left out where the store's units are neither electrons nor MeV, or the threshold lies above it.
     """
-    # The comparison is >: from the next number on.
-    first = Level("all", f"truth > {threshold:g}", float(np.nextafter(np.float32(threshold), np.float32(np.inf))))
+    # The comparison is >: from the next number on; after 0 a normal one, as processors may take others for 0.
+    after = float(np.nextafter(np.float32(threshold), np.float32(np.inf))) if threshold else TINY
+    first = Level("all", f"truth > {threshold:g}", after)
     second = {
         "electrons": Level("5ke", "truth ≥ 5 ke", FIVE_KE),
         "MeV": Level("5ke", f"truth ≥ {MEV_OF_FIVE_KE} MeV", float(np.float32(MEV_OF_FIVE_KE))),
