@@ -161,6 +161,10 @@ def evaluate(
         int, typer.Option("--bootstrap", metavar="N", min=0, help="Replicas for the 95 % intervals; 0 for none.")
     ] = 200,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the replicas.")] = 0,
+    strata: Annotated[
+        str | None,
+        typer.Option("--strata", metavar="KIND,KIND|all", help="Also for parts of the voxels: tpc, particle, energy …"),
+    ] = None,
 ) -> None:
     """Compare predictions with the truth: purity, efficiency, charge, with intervals, beside cuts without a network.
 
@@ -171,7 +175,9 @@ def evaluate(
     chosen = _files(files), _tpcs(tpcs)
     grains = [whole_numbers(text, "--coarsen") for text in coarsen or ()]
     from train.results.evaluation import evaluate as run
+    from train.results.strata import ALL
 
+    kinds = None if strata is None else list(ALL) if strata == "all" else strata.split(",")
     summary = run(
         store,
         prediction,
@@ -182,6 +188,7 @@ def evaluate(
         coarsen=grains,
         bootstrap=bootstrap,
         seed=seed,
+        strata=kinds,
     )
     _print_values(summary)
 

@@ -12,6 +12,7 @@ from train.results.baselines import mean_of_planes
 from train.results.evaluation import read_images
 
 N_DECILES = 10
+ESTIMATES = "network", "calibrated", "mean of planes"
 CUT = 0.5  # of the score, for the sum over kept voxels
 
 
@@ -56,6 +57,16 @@ def charge_figures(
         "methods": {name: compare(values, reference) for name, values in estimates.items()},
         "sums": {name: {**spread(np.array(ratios)), "images": len(ratios)} for name, ratios in sums.items()},
     }
+
+
+def charges_of(done: dict[str, Any], name: str) -> dict[str, Any] | None:
+    """`charge_figures` of a sample from the results of the steps, with the method "calibrated"; None without them."""
+    if f"charge {name}" not in done:
+        return None
+    figures: dict[str, Any] = done[f"charge {name}"]
+    calibrated = done[f"calibrate {name}"]
+    both = {key: {**figures[key], "calibrated": calibrated[key]["network"]} for key in ("methods", "sums")}
+    return {**figures, **both}
 
 
 def compare(estimate: npt.NDArray[Any], reference: npt.NDArray[Any]) -> dict[str, Any]:

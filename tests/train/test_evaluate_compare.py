@@ -16,7 +16,7 @@ from train import cli
 from train.results.collecting import Collector
 from train.results.evaluation import evaluate
 from train.results.merits import merits_of
-from train.results.prediction_kinds import prediction_kinds
+from train.results.prediction_kinds import Kind, prediction_kinds
 from train.results.sp_area import SpCurve, area
 from train.results.tallies import EventWeights
 from train.results.voxel_classes import touches, truth_levels
@@ -226,6 +226,10 @@ def test_strata_get_the_same_figures(path, tmp_path):
             n = len(image)
             return {"TPC": np.full(n, [1, 5].index(image.key[2])), "none": np.full(n, -1)}
 
+        def true_codes(self, image):
+            n = len(image.truth_voxels[0])
+            return {"TPC": np.full(n, [1, 5].index(image.key[2])), "none": np.full(n, -1)}
+
     evaluate(path, "good", tmp_path, bootstrap=20, strata=ByTpc(), figures=False)
     table = pd.read_csv(tmp_path / "metrics.csv")
     images = [image for image in larstore.open(path).select() if image.key[2] == 5]
@@ -233,6 +237,10 @@ def test_strata_get_the_same_figures(path, tmp_path):
     true = np.concatenate([image.truth for image in images]) > 0
     found = figure(table, "all", "ghosts", "network", "0.5", "purity", ["1,1,1", "TPC", "5"])
     assert found["value"] == pytest.approx((true & kept).sum() / kept.sum(), rel=1e-5)
+    found = figure(table, "5ke", "ghosts", "network", "0.5", "efficiency_all_charge", ["1,1,1", "TPC", "5"])
+    truth = np.concatenate([image.truth for image in images])
+    every = np.concatenate([image.truth_voxels[1] for image in images])
+    assert found["value"] == pytest.approx(truth[kept & (truth >= 5000)].sum() / every[every >= 5000].sum(), rel=1e-5)
     assert "never" not in set(table["stratum"])
     assert "By TPC" in (tmp_path / "evaluate.html").read_text(encoding="utf-8")
 
@@ -290,6 +298,14 @@ def test_what_is_refused(path, tmp_path):
         evaluate(path, "good", tmp_path, coarsen=[(1, 1, 1)])
 
 
+def test_a_calibrated_charge_is_in_electrons_of_what_it_was_calibrated_to(path):
+    knots = {"estimate": [0.0, 1e5], "charge": [0.0, 1.2e5]}
+    about = {"calibrated": "net-charge", "calibrated_sha256": "c" * 64, "calibration": {"truth": "truth", **knots}}
+    write(path, "calibrated", learned, output="charge", **about)
+    (kind,) = prediction_kinds(larstore.open(path), ["calibrated"])
+    assert kind == Kind("calibrated", True, 1.0, "truth", "net")
+
+
 def test_charges_without_one_unit_are_refused(tmp_path):
     store = make_store(tmp_path / "run.zarr")
     write(store, "mixed", lambda i: i.truth, output="charge", config={"data": {"scale": [1.0, 3e-5]}})
@@ -304,9 +320,12 @@ def test_command_line(path, tmp_path):
     app = typer.Typer()
     app.command()(cli.evaluate)
     words = [str(path), "--prediction", "good", "--prediction", "bad", "-o", str(tmp_path), "--files", "0:1"]
-    done = CliRunner().invoke(app, [*words, "--coarsen", "2,2,2", "--bootstrap", "10", "--seed", "3"])
+    done = CliRunner().invoke(
+        app, [*words, "--coarsen", "2,2,2", "--bootstrap", "10", "--seed", "3", "--strata", "tpc"]
+    )
     assert done.exit_code == 0, done.output
     assert "images\t12\n" in done.stdout
+    assert set(pd.read_csv(tmp_path / "metrics.csv").query("stratum != 'all'")["stratum"]) == {"TPC 1", "TPC 5"}
     assert "average_precision\t" in done.stdout
     summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     assert (summary["bootstrap"], summary["seed"], summary["voxel_sizes"]) == (10, 3, ["1,1,1", "2,2,2"])

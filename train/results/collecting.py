@@ -38,6 +38,9 @@ class Strata(Protocol):
     def codes(self, image: Image) -> Mapping[str, npt.NDArray[Any]]:
         """Kind -> (n,) numbers of labels."""
 
+    def true_codes(self, image: Image) -> Mapping[str, npt.NDArray[Any]]:
+        """Kind -> (m,) numbers of labels, of all truth voxels, tiled or not."""
+
 
 @dataclass(frozen=True)
 class Method:
@@ -74,7 +77,9 @@ class Grain:
         self.factors, self.classes, self._all = factors, classes, methods
         self.methods: dict[str, MethodTally] = {}
         self.charges: dict[str, ChargeTally] = {}
-        self.truth = Tally((len(classes.levels), 2), weights)  # all truth voxels of each level: number and charge
+        # All truth voxels of each stratum (the first is everything) and level: number and charge.
+        self._strata = {} if strata is None else strata.labels
+        self.truth = Tally((1 + sum(map(len, self._strata.values())), len(classes.levels), 2), weights)
         for name, method in methods.items():
             kind = method.kind
             if kind is None:
@@ -95,17 +100,17 @@ class Grain:
         key: EventKey,
         voxels: Voxels,
         scores: Mapping[str, Values],
-        codes: Mapping[str, npt.NDArray[Any]] | None,
+        codes: Mapping[str, npt.NDArray[Any]] | None = None,
+        true_codes: Mapping[str, npt.NDArray[Any]] | None = None,
     ) -> None:
-        """Take in an image; ``scores`` of each method."""
+        """Take in an image; ``scores`` of each method, and the strata of its voxels and of its truth voxels."""
         of_class = self.classes.of(voxels.coords, voxels.truth, voxels.truth_coords, voxels.truth_columns.get("truth"))
         mean = mean_of_planes(voxels.charge, voxels.live)
         for name, tally in self.methods.items():
             tally.add(key, scores[name], of_class, voxels, mean, codes)
         value = voxels.truth_columns.get("truth")
         if value is not None:
-            chosen = [value[value >= np.float32(level.least)] for level in self.classes.levels]
-            self.truth.add(key, [[len(part), part.sum(dtype=np.float64)] for part in chosen])
+            self.truth.add(key, self._of_truth(value, true_codes or {}))
         kinds = {name: self._all[name].kind for name in self.charges if name != MEAN_OF_PLANES}
         for name, kind in kinds.items():
             assert kind is not None
@@ -116,6 +121,22 @@ class Grain:
         if kinds:
             reference = next(kind.reference for kind in kinds.values() if kind is not None)
             self._add_charge(MEAN_OF_PLANES, key, voxels, mean, np.ones(len(voxels), bool), reference)
+
+    def _of_truth(self, value: Values, codes: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float64]:
+        """(strata, levels, 2) number and charge of truth voxels."""
+        found = np.zeros(self.truth.shape)
+        for number, level in enumerate(self.classes.levels):
+            true = value >= np.float32(level.least)
+            charge = value[true].astype(np.float64)
+            found[0, number] = len(charge), charge.sum()
+            first = 1
+            for kind, labels in self._strata.items():
+                code, n = codes[kind][true].astype(np.int64), len(labels)
+                some = code >= 0
+                found[first : first + n, number, 0] = np.bincount(code[some], minlength=n)
+                found[first : first + n, number, 1] = np.bincount(code[some], charge[some], n)
+                first += n
+        return found
 
     def _add_charge(
         self,
@@ -217,12 +238,13 @@ class Collector:
         scores = self._scores(voxels)
         self._add_row(image, voxels, scores)
         codes = None if self.strata is None else self.strata.codes(image)
+        true_codes = None if self.strata is None else self.strata.true_codes(image)
         for grain in self.grains:
             if grain.factors == FULL:
-                grain.add(key, voxels, scores, codes)
+                grain.add(key, voxels, scores, codes, true_codes)
             else:
                 coarse = voxels.coarser(grain.factors, self._charges)
-                grain.add(key, coarse, self._scores(coarse), None)
+                grain.add(key, coarse, self._scores(coarse))
 
     def finish(self) -> None:
         """Close the event at hand."""

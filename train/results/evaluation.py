@@ -21,6 +21,7 @@ from train.results.merits import (
     reliability_table,
 )
 from train.results.prediction_kinds import prediction_kinds
+from train.results.strata import Strata as KnownStrata
 from train.results.summarising import curve_table, summary_of
 from train.results.tables import write_json, write_table
 from train.results.tallies import REPLICAS, EventWeights
@@ -39,7 +40,7 @@ def evaluate(
     coarsen: Sequence[Sequence[int]] = (),
     bootstrap: int = REPLICAS,
     seed: int = 0,
-    strata: Strata | None = None,
+    strata: Sequence[str] | Strata | None = None,
     figures: bool = True,
     max_voxels: int = 4_000_000,
 ) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def evaluate(
         coarsen: also with so many voxels (x, y, z) taken as one.
         bootstrap: replicas for the intervals; 0 for none.
         seed: of the replicas.
-        strata: parts of the voxels that get the same figures.
+        strata: kinds of `train.results.strata` (or an object like it): parts of the voxels that get the same figures.
         figures: also draw PNG and SVG files.
         max_voxels: voxels read at a time; a larger image is read alone.
 
@@ -66,8 +67,9 @@ def evaluate(
     store = larstore.open(store_path)
     kinds = prediction_kinds(store, [prediction] if isinstance(prediction, str) else list(prediction))
     grains = [check_factors(factors) for factors in dict.fromkeys(map(tuple, coarsen))]
+    parts = KnownStrata(store, strata, truth_threshold) if isinstance(strata, Sequence) else strata
     collected = Collector(
-        kinds, truth_levels(store.attributes["units"], truth_threshold), EventWeights(bootstrap, seed), grains, strata
+        kinds, truth_levels(store.attributes["units"], truth_threshold), EventWeights(bootstrap, seed), grains, parts
     )
     selection = store.select(files=files, tpcs=tpcs)
     if not len(selection):
@@ -101,6 +103,8 @@ def evaluate(
         "files": list(files) if files else None,
         "tpcs": list(tpcs) if tpcs else None,
         "truth_threshold": truth_threshold,
+        "strata": dict(getattr(parts, "definitions", {})),
+        "strata_missing": dict(getattr(parts, "missing", {})),
     }
     summary |= summary_of(collected, merits, len(selection))
     tables = {

@@ -88,7 +88,8 @@ def add_merits(page: Page, summary: dict[str, Any], tables: dict[str, pd.DataFra
     if summary["charges"]:
         _add_charges(page, summary, tables["charges"])
     for kind, labels in strata.items():
-        page.heading(f"By {kind}")
+        page.heading(f"By {kind.replace('_', ' ')}")
+        page.paragraph(summary["strata"].get(kind, ""), note=True)
         _add_strata(page, summary, rows, kind, list(labels))
 
 
@@ -215,10 +216,10 @@ def _add_strata(
         for name in summary["predictions"]:
             at = (FULL, kind, label, level, "ghosts", name)
             cells = _cells(found.get((*at, "", "average_precision")))
-            for metric in ("purity", "efficiency", "efficiency_charge"):
+            for metric in ("purity", "efficiency", "efficiency_all"):
                 cells += _cells(found.get((*at, "best", metric)))
             rows.append([label, names[name], *cells])
-    head = ["", "", "AP", "95 %", "purity", "95 %", "efficiency", "95 %", "efficiency by charge", "95 %"]
+    head = ["", "", "AP", "95 %", "purity", "95 %", "efficiency", "95 %", "efficiency (all)", "95 %"]
     page.table(head, rows)
 
 

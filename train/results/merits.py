@@ -18,7 +18,6 @@ from train.results.score_tally import CHARGE, COUNT, TRUTH, ScoreTally
 from train.results.score_tally import SCORE as SCORE_SUM
 from train.results.sp_area import THRESHOLDS, areas
 from train.results.tallies import Floats, interval
-from train.results.voxel_classes import VoxelClasses
 
 KEYS = ("voxels", "stratum_kind", "stratum", "level", "halo", "method", "cut", "metric")
 BEST = "best"
@@ -37,7 +36,7 @@ def merits_of(collected: Collector) -> Merits:
             for (level, halo, cut, metric), values in _of_method(grain, tally, cuts):
                 found[size, "", "all", level, halo, name, cut, metric] = values
             if tally.strata is not None:
-                for stratum, (level, halo, cut, metric), values in _of_strata(tally.strata, grain.classes, cuts):
+                for stratum, (level, halo, cut, metric), values in _of_strata(grain, tally.strata, cuts):
                     found[size, *stratum, level, halo, name, cut, metric] = values
         for name, charges in grain.charges.items():
             for (level, metric), values in _of_charge(charges):
@@ -62,7 +61,7 @@ Found = Iterator[tuple[tuple[str, str, str, str], Floats]]
 
 
 def _of_method(grain: Grain, tally: MethodTally, cuts: Sequence[float]) -> Found:
-    sums, everything = tally.score.sums[:, 0], grain.truth.sums
+    sums, everything = tally.score.sums[:, 0], grain.truth.sums[:, 0]
     for number, level in enumerate(grain.classes.levels):
         for halo, halo_name in enumerate(HALO):
             parts = true_and_ghosts(sums, grain.classes, number, halo)
@@ -82,20 +81,21 @@ def _mean_curves(tally: MethodTally) -> tuple[Floats, Floats]:
 
 
 def _of_strata(
-    tally: ScoreTally, classes: VoxelClasses, cuts: Sequence[float]
+    grain: Grain, tally: ScoreTally, cuts: Sequence[float]
 ) -> Iterator[tuple[tuple[str, str], tuple[str, str, str, str], Floats]]:
     for index, stratum in enumerate(tally.labels):
         if index == 0:
             continue  # everything, which is there in finer bins
-        for number, level in enumerate(classes.levels):
+        for number, level in enumerate(grain.classes.levels):
+            everything = grain.truth.sums[:, index, number]
             for halo, halo_name in enumerate(HALO):
-                parts = true_and_ghosts(tally.sums[:, index], classes, number, halo)
-                for (cut, metric), values in _of_histograms(*parts, tally.bins, cuts, None):
+                parts = true_and_ghosts(tally.sums[:, index], grain.classes, number, halo)
+                for (cut, metric), values in _of_histograms(*parts, tally.bins, cuts, everything):
                     yield stratum, (level.name, halo_name, cut, metric), values
 
 
 def _of_histograms(
-    true: Floats, ghost: Floats, bins: Bins, cuts: Sequence[float], everything: Floats | None
+    true: Floats, ghost: Floats, bins: Bins, cuts: Sequence[float], everything: Floats
 ) -> Iterator[tuple[tuple[str, str], Floats]]:
     """Figures of (1 + B, bins, quantities) of true voxels and ghosts.
 
@@ -116,9 +116,8 @@ def _of_histograms(
         yield (cut, "efficiency"), _ratio(t[:, COUNT], whole[:, COUNT])
         yield (cut, "efficiency_charge"), _ratio(t[:, TRUTH], whole[:, TRUTH])
         yield (cut, "iou"), _ratio(t[:, COUNT], whole[:, COUNT] + g[:, COUNT])
-        if everything is not None:
-            yield (cut, "efficiency_all"), _ratio(t[:, COUNT], everything[:, 0])
-            yield (cut, "efficiency_all_charge"), _ratio(t[:, TRUTH], everything[:, 1])
+        yield (cut, "efficiency_all"), _ratio(t[:, COUNT], everything[:, 0])
+        yield (cut, "efficiency_all_charge"), _ratio(t[:, TRUTH], everything[:, 1])
     if bins is SCORE:
         yield ("", "calibration_error"), calibration.expected_error(*reliability_sums(true, ghost)).numpy()
 

@@ -42,7 +42,8 @@ def prediction_kinds(store: Store, names: Sequence[str]) -> list[Kind]:
 
     A charge (attribute ``output``) of a network is in electrons × ``data.scale`` of its training, for the target
     ``data.truth``; one of `larstore solve` is in electrons, for those that reach the wires (``collected``), or the
-    truth where the store does not know these.
+    truth where the store does not know these. One of `larstore calibrate` is in electrons, for what it was calibrated
+    to, and kept by what keeps the charges that it was made from.
 
     Raises:
         StoreError: no such prediction, one given twice, or a charge whose unit its attributes leave open.
@@ -64,6 +65,10 @@ def _kind(store: Store, name: str, known: dict[str, dict[str, Any]]) -> Kind:
     if about.get("output") != "charge":
         return Kind(name)
     has_collected = "collected" in store.root.truth_columns
+    if "calibration" in about:
+        of = about["calibrated"]
+        same = known.get(of, {}).get("checkpoint_sha256") == about["calibrated_sha256"]
+        return Kind(name, True, 1.0, about["calibration"]["truth"], _kind(store, of, known).kept_by if same else "")
     if "config" not in about:  # the solver's
         return Kind(name, True, 1.0, "collected" if has_collected else "truth")
     data = about["config"].get("data", {})
