@@ -116,7 +116,17 @@ def test_interval_without_replicas_or_value():
     assert all(map(math.isnan, interval(np.array([0.5]))))
     assert all(map(math.isnan, interval(np.array([np.nan, 0.1, 0.2]))))
     assert all(map(math.isnan, interval(np.array([0.5, np.nan, np.nan, 0.2]))))
-    assert interval(np.array([0.5, 0.4, 0.4, np.nan])) == (0.4, 0.4)
+    assert interval(np.array([0.5, 0.4, 0.5, np.nan])) == pytest.approx((0.4025, 0.4975))
+
+
+def test_one_event_has_no_interval():
+    tally = Tally((2,), EventWeights(50))
+    tally.add((1, 2), [3.0, 7.0])
+    counted = tally.sums[:, 1] > 0
+    ratios = np.divide(tally.sums[:, 0], tally.sums[:, 1], out=np.full(51, np.nan), where=counted)
+    assert all(map(math.isnan, interval(ratios)))
+    assert interval(np.ones(20)) == (1.0, 1.0), "all kept in any choice of events"
+    assert interval(np.zeros(20)) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("bins", [SCORE, CHARGE, AGREEMENT, ONE])

@@ -26,6 +26,7 @@ EventKey = tuple[int, int]  # file, event
 
 REPLICAS = 200
 LEVEL = 0.95  # of the intervals
+SAME = 1e-12  # relative: rounding
 BATCH_CELLS = 1 << 21  # events wait in at most so many numbers, then one matrix product takes them in
 BATCH_EVENTS = 64
 REMEMBERED = 1024  # events whose weights are kept, as several tallies ask for them one after the other
@@ -125,10 +126,13 @@ class Tally:
 def interval(values: Floats, level: float = LEVEL) -> tuple[float, float]:
     """Percentile interval of a figure from its (1 + B,) values: the figure itself, then that of each replica.
 
-    Replicas in which the figure has no value (no true voxel was drawn) are left out; NaN where half of them have none.
+    Replicas in which the figure has no value (no true voxel was drawn) are left out. NaN where half of them have none,
+    and where all give the same but 0 or 1: then it is that of one event, whose replicas tell nothing.
     """
     drawn = values[1:][np.isfinite(values[1:])]
     if not np.isfinite(values[0]) or not len(drawn) or 2 * len(drawn) < len(values) - 1:
+        return math.nan, math.nan
+    if np.ptp(drawn) <= SAME * abs(values[0]) and values[0] not in (0, 1):
         return math.nan, math.nan
     low, high = np.quantile(drawn, [0.5 - level / 2, 0.5 + level / 2])
     return float(low), float(high)
