@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "preprocess": {"larstore", "preprocess"},
     "train": {"larstore", "train"},
 }
-HEAVY = ("torch", "numba", "dask", "distributed", "lightning", "plotly", "scipy", "h5py")
+HEAVY = ("torch", "numba", "dask", "distributed", "lightning", "plotly", "scipy", "h5py", "matplotlib", "pyarrow")
 
 
 def imported_packages(path: Path) -> set[str]:
