@@ -20,7 +20,7 @@ _PUBLIC = {
     "evaluate": "train.results.evaluation",
     "import_checkpoint": "train.resuming.importing",
     "solve": "train.results.solve_run",
-    "view": "train.results.display",
+    "view": "train.results.display.page",
 }
 __all__ = [
     "ImageStream",

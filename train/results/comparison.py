@@ -31,8 +31,9 @@ def comparison_figure(cloud: Cloud, threshold: float) -> go.Figure:
     assert cloud.score is not None
     charge = cloud.mean_charge
     kept = cloud.score >= threshold
+    points = "voxels" if cloud.side == 1 else f"points of {cloud.side}³ voxels"
     parts = [
-        (f"tiled: {len(cloud):,} voxels", np.ones(len(cloud), bool), charge),
+        (f"tiled: {len(cloud):,} {points}", np.ones(len(cloud), bool), charge),
         (f"kept by the network: {int(kept.sum()):,}", kept, charge),
     ]
     if cloud.truth is not None:

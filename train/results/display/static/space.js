@@ -1,0 +1,80 @@
+// The event in 3D: faint points, coloured points, TPC outlines, and what is picked.
+const space = { parts: [], element: document.getElementById("space") };
+const FAINT = "#d3dae1", PICKED = "#f0a202";
+
+function pointTrace(event, part, marker) {
+  const [along, depth, up] = event.axes.map(name => event.columns[name]);
+  const take = values => Float32Array.from(part, i => values[i]);
+  return { type: "scatter3d", mode: "markers", x: take(along), y: take(depth), z: take(up), showlegend: false,
+    hoverinfo: "none", marker: { line: { width: 0 }, ...marker } };
+}
+
+function lineTrace(event, line, colour, width) {
+  const [x, y, z] = event.axes.map(name => line[name]);
+  return { type: "scatter3d", mode: "lines", x, y, z, showlegend: false, hoverinfo: "skip", line: { color: colour, width } };
+}
+
+// [faint points, coloured points, marker of the coloured ones]
+function coloured(event, chosen, colour, size) {
+  if (colour.name === "category") {
+    const kinds = Uint8Array.from(chosen, i => event.category(i)), faint = [], strong = [], values = [];
+    chosen.forEach((i, k) => { if (kinds[k] < 2) faint.push(i); else { strong.push(i); values.push(kinds[k]); } });
+    const scale = [2, 3, 4].flatMap(k => [[(k - 2) / 3, CATEGORIES[k].colour], [(k - 1) / 3, CATEGORIES[k].colour]]);
+    return [faint, strong, { size, color: values, colorscale: scale, cmin: 1.5, cmax: 4.5 }];
+  }
+  const values = event.columns[colour.name], has = i => colour.log ? values[i] > 0 : !Number.isNaN(values[i]);
+  const strong = chosen.filter(has);
+  const bar = { title: { text: colour.label + (colour.unit ? `<br>[${colour.unit}]` : ""), side: "top" }, len: 0.6,
+    thickness: 13, outlinewidth: 0, x: 1, xanchor: "right", bgcolor: "#ffffffb0",
+    ...(colour.log ? logTicks(colour.low, colour.high) : {}) };
+  return [chosen.filter(i => !has(i)), strong, { size, color: strong.map(i => colour.log ? Math.log10(values[i]) : values[i]),
+    colorscale: colour.scale, cmin: colour.low, cmax: colour.high, colorbar: bar, showscale: true }];
+}
+
+function drawSpace(event, state) {
+  const chosen = [], inSet = event.sets()[state.show], colour = event.colours.find(c => c.name === state.colour);
+  for (let i = 0; i < event.n; i++) if (inSet(i)) chosen.push(i);
+  const size = Math.min(2.6, Math.max(0.8, 1.9 - 0.5 * Math.log10(Math.max(chosen.length, 1) / 3000)));
+  const [faint, strong, marker] = coloured(event, chosen, colour, size);
+  const traces = [
+    pointTrace(event, faint, { size: 0.7 * size, color: FAINT, opacity: 0.3 }), pointTrace(event, strong, marker),
+    lineTrace(event, event.outlines.own, "#7d8b99", 2.5),
+    lineTrace(event, state.frame === "detector" ? event.outlines.others : { x: [], y: [], z: [] }, "#c3ccd6", 1.5),
+    { ...pointTrace(event, state.picked, { size: size + 2.5, color: PICKED, opacity: 0.9 }), hoverinfo: "skip" }];
+  space.parts = [faint, strong];
+  const frame = event.frames[state.frame], revision = state.frame === "event" ? event.key.join(" ") : state.frame;
+  Plotly.react(space.element, traces, { scene: { ...frame, uirevision: revision }, paper_bgcolor: "#fff",
+    margin: { l: 0, r: 0, t: 0, b: 0 }, font: FONT, hovermode: "closest" },
+    { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["tableRotation", "resetCameraLastSave3d"] });
+  document.getElementById("drawn").textContent =
+    `${count(chosen.length)} ${event.side > 1 ? "points" : "voxels"} drawn`;
+  drawLegend(event, colour);
+}
+
+function drawLegend(event, colour) {
+  const legend = document.getElementById("legend");
+  legend.replaceChildren();
+  if (colour.name !== "category") return;
+  const totals = CATEGORIES.map(() => 0);
+  for (let i = 0; i < event.n; i++) totals[event.category(i)]++;
+  CATEGORIES.forEach((category, k) => {
+    if (k === 0 && !totals[0]) return;
+    const line = document.createElement("div"), dot = document.createElement("i"), number = document.createElement("b");
+    dot.style.background = category.colour;
+    number.textContent = count(totals[k]);
+    line.append(dot, category.name, number);
+    legend.append(line);
+  });
+}
+
+// Which point a hover or click of the 3D picture is about, or null.
+function pointOf(happened) {
+  const at = happened.points[0], part = space.parts[at.curveNumber];
+  return part ? part[at.pointNumber] : null;
+}
+
+// Highlights points without drawing the others again where nothing else changed.
+function pickInSpace(event, picked) {
+  const [x, y, z] = event.axes.map(name => picked.map(i => event.columns[name][i]));
+  Plotly.restyle(space.element, { x: [x], y: [y], z: [z] }, [4]);
+}
