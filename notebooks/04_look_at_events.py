@@ -12,6 +12,7 @@
 #     language: python
 #     name: python3
 # ---
+
 # %% [markdown]
 # # Look at events
 #
@@ -50,11 +51,11 @@ def show(page, height=760):
 # %% [markdown]
 # ## Events
 #
-# Two files of two events in TPC 1 of ProtoDUNE-SP: a beam pion, and every second time about a cosmic muon.
+# Two files of two events in TPC 1 of ProtoDUNE-SP: a beam pion and about three cosmic muons each.
 
 # %%
 detector = load_detector("protodune-sp")
-settings = SimulationConfig(muons=0.5, beam_tracks=1, showers=0)
+settings = SimulationConfig(muons=3, beam_tracks=1, showers=0)
 simulate(folder / "raw", detector, tpcs=(1,), n_files=2, events_per_file=2, first_file=1, seed=4, config=settings)
 tiling = RunConfig(inputs=(str(folder / "raw"),), output=folder / "run.zarr", detector="protodune-sp", threshold=2750)
 with make_cluster("local", workers=2) as client:
@@ -65,12 +66,13 @@ store.index[["voxel_count", "truth_count", "charge_sum_w", "truth_sum"]]
 # %% [markdown]
 # ## Without a prediction
 #
-# The page of one image: turn it, colour it by a plane's charge or by the truth, show the true voxels alone. Point at a
-# voxel: its tick and its channels are marked on the wire planes, and below them stands the charge of these channels
-# along ticks. Click at a place of a plane: the voxels that its channel crosses there light up.
+# The page of one image, that with the most truth: turn it, colour it by a plane's charge or by the truth, show the true
+# voxels alone. Point at a voxel: its tick and its channels are marked on the wire planes, and below them stands the
+# charge of these channels along ticks. Click at a place of a plane: the voxels that its channel crosses there light up.
 
 # %%
-show(view(store.path, 1, 0, 1, folder / "event.html"))
+image = store.select(query="truth_count == truth_count.max()")[0]
+show(view(store.path, *image.key, folder / "event.html"))
 
 # %% [markdown]
 # ## With scores
@@ -82,9 +84,9 @@ show(view(store.path, 1, 0, 1, folder / "event.html"))
 with larstore.PredictionWriter(store.path, "agreement", {"checkpoint_sha256": "0" * 64}) as writer:
     for shard, images in writer.groups(store.select()):
         scores = []
-        for image in images:
-            charge = np.maximum(image.charge, 1.0)
-            scores.append((image, (charge.min(axis=1) / charge.max(axis=1)).astype(np.float32)))
+        for each in images:
+            charge = np.maximum(each.charge, 1.0)
+            scores.append((each, (charge.min(axis=1) / charge.max(axis=1)).astype(np.float32)))
         writer.write(shard, scores)
     writer.commit()
 store = larstore.open(store.path)
@@ -107,9 +109,9 @@ show(page)
 # the slider is in electrons, and the difference is that to the electrons which arrive at the wires.
 
 # %%
-done = solve(store.path, "solved", kept_by="agreement", threshold=0.6, files=(1, 1), progress=False)
+done = solve(store.path, "solved", kept_by="agreement", threshold=0.6, files=(image.key[0],) * 2, progress=False)
 print(f"{done.images} images, {done.kept:,} of {done.voxels:,} voxels kept")
-show(view(store.path, 1, 0, 1, folder / "charges.html", prediction="solved"))
+show(view(store.path, *image.key, folder / "charges.html", prediction="solved"))
 
 # %% [markdown]
 # ## Figures of one's own
@@ -117,8 +119,7 @@ show(view(store.path, 1, 0, 1, folder / "charges.html", prediction="solved"))
 # What the page draws is there in Python, too. Before, after and truth side by side:
 
 # %%
-store = larstore.open(store.path)
-image = store.image(file=1, event=0, tpc=1)
+image = larstore.open(store.path).image(*image.key)  # as it is now, with its predictions
 comparison_figure(make_cloud(image, "agreement"), threshold=0.6)
 
 # %% [markdown]

@@ -70,6 +70,7 @@ def test_help_is_light():
         "evaluate",
         "solve",
         "view",
+        "browse",
         "demo",
         "info",
         "verify",

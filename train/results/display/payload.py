@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from train.results.cloud import Cloud, make_cloud, predicted
+from train.results.cloud import MAX_POINTS, Cloud, make_cloud, predicted
 from train.results.display.cuts import cut_table
 from train.results.display.outlines import box_line, outlines, voxel_box
 from train.results.display.projections import PlaneImage, plane_images, refusal
@@ -16,7 +16,7 @@ PLACE: dict[str, Any] = {"width": 1.15, "fill": 1.3}  # of the page's 3D picture
 
 
 def event_payload(
-    image: Any, prediction: str | None, threshold: float | None = None, max_points: int = 200_000
+    image: Any, prediction: str | None, threshold: float | None = None, max_points: int = MAX_POINTS
 ) -> dict[str, Any]:
     """One image for the page's script: numbers, and columns as pairs of a type and base64.
 

@@ -29,7 +29,7 @@ function drawPlanes(event) {
       colorbar: { title: { text: `charge<br>[${event.charge_unit}]`, side: "top" }, thickness: 11, len: 0.62, y: 1, yanchor: "top",
         x: 1.01, outlinewidth: 0, ...logTicks(low, high) } };
   });
-  Plotly.react(planes.element, traces, layout, { displaylogo: false, responsive: true,
+  Plotly.react(planes.element, traces, layout, { displaylogo: false, responsive: true, scrollZoom: true,
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] });
   mark(event, null);
 }
