@@ -6,40 +6,45 @@ python -m tests.benchmarks.pictures --demo demo-output --docs docs
 import argparse
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 from tests.chromium import chromium, missing, problems
+from train.demo import Demo
+from train.demo_settings import FULL, PREDICTION
+from train.results.display.page import view
 
 SECONDS = 120
 HIDE = "document.head.insertAdjacentHTML('beforeend', '<style>.modebar-container { display: none }</style>')"
 
 
 def main() -> None:
-    """Runs the demo first, unless its directory holds a report."""
+    """Runs the demo first; of one that is there already its report alone is written again."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--demo", type=Path, default=Path("demo-output"), help="directory of a demo")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="where the pictures go")
     arguments = parser.parse_args()
     if (reason := missing()) is not None:
         sys.exit(f"pictures: {reason}. Fix: apt-get install chromium chromium-driver")
-    if not (arguments.demo / "report.html").exists():
-        subprocess.run([sys.executable, "-m", "larstore.cli", "demo", "-o", str(arguments.demo)], check=True)
-    with chromium(1160, 900) as driver:
+    subprocess.run([sys.executable, "-m", "larstore.cli", "demo", "-o", str(arguments.demo)], check=True)
+    with chromium(1160, 1600) as driver:
         driver.get((arguments.demo / "report.html").resolve().as_uri())
         driver.execute_script(HIDE)
         scenes = "document.querySelectorAll('.plotly-graph-div .gl-container canvas').length"
         _wait(driver, f"{scenes} >= 3", "three scenes")
         _save(driver.find_element("css selector", ".plotly-graph-div"), arguments.docs / "event.png")
-    with chromium(1500, 950) as driver:
-        address = (arguments.demo / "events" / "event.html").resolve().as_uri()
-        driver.get(f"{address}#colour=category&frame=event")
+    with chromium(1500, 950) as driver, tempfile.TemporaryDirectory() as folder:
+        demo = Demo(arguments.demo, FULL)
+        page = view(demo.store, *demo.median_event(), Path(folder) / "event.html", prediction=PREDICTION)
+        driver.get(f"{page.as_uri()}#colour=category&frame=event")
         _wait(driver, "document.body.dataset.event", "the event")
         driver.execute_script(HIDE)
-        driver.execute_script(
-            "const e = state.event, k = e.columns.charge_w, of = i => e.category(i) === 2 ? k[i] : 0;"
-            "let best = 0; for (let i = 0; i < e.n; i++) if (of(i) > of(best)) best = i;"
-            "keep([best], () => pointAt(best))"  # a voxel that is marked
+        driver.execute_script(  # marks the highest true voxel that is kept
+            "const e = state.event, up = e.columns[e.axes[2]];"
+            "let best = -1; for (let i = 0; i < e.n; i++)"
+            " if (e.category(i) === 2 && (best < 0 || up[i] > up[best])) best = i;"
+            "keep([best], () => pointAt(best))"
         )
         time.sleep(1)
         _save(driver.find_element("tag name", "body"), arguments.docs / "looking.png")

@@ -8,7 +8,8 @@ const CATEGORIES = [ // drawn in this order; the first two are faint
   { name: "missed", colour: "#111827" }];
 
 function unpack([kind, text]) {
-  const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0));
+  const read = atob(text), bytes = new Uint8Array(read.length);
+  for (let i = 0; i < read.length; i++) bytes[i] = read.charCodeAt(i);
   return new TYPES[kind](bytes.buffer);
 }
 
@@ -73,25 +74,22 @@ class LarEvent {
     return found;
   }
 
+  // Two lines of text about a point.
   describe(i) {
-    const c = this.columns, f = v => v.toFixed(1), lines = [];
-    lines.push(`x ${f(c.x[i])} · y ${f(c.y[i])} · z ${f(c.z[i])} ${this.unit}`);
-    lines.push(this.planes.map(p => `${p} ${si(c["charge_" + p][i])}`).join(" · ") + ` ${this.charge_unit}`);
-    const last = [];
-    if (c.truth) last.push(Number.isNaN(c.truth[i]) ? "truth not known" : c.truth[i] > 0
+    const c = this.columns, f = v => v.toFixed(1), parts = [];
+    parts.push(`x ${f(c.x[i])}  y ${f(c.y[i])}  z ${f(c.z[i])} ${this.unit}`);
+    if (c.truth) parts.push(Number.isNaN(c.truth[i]) ? "truth not known" : c.truth[i] > 0
       ? `true, ${si(c.truth[i])} ${this.charge_unit}` : "ghost");
-    if (c.score) last.push(Number.isNaN(c.score[i]) ? "not predicted" : this.cut.charge
+    if (c.score) parts.push(Number.isNaN(c.score[i]) ? "not predicted" : this.cut.charge
       ? `predicted ${si(c.score[i])} ${this.charge_unit}` : `score ${c.score[i].toFixed(3)}`);
-    if (last.length) lines.push(last.join(" · "));
-    if (this.wires) {
-      const from = c.slice[i] * this.wires.ticks, ticks = this.wires.ticks * this.side;
-      const channels = this.wires.planes.map(p => {
-        const column = this.column(p, i);
-        return `${p.name} ${column === null ? "–" : p.channels[column]}`;
-      });
-      lines.push(`ticks ${from}–${from + ticks - 1} · channels ${channels.join(" · ")}`);
-    }
-    return lines;
+    const charges = this.planes.map(p => `${p} ${si(c["charge_" + p][i])}`).join("  ") + ` ${this.charge_unit}`;
+    if (!this.wires) return [parts.join(" · "), charges];
+    const from = c.slice[i] * this.wires.ticks, ticks = this.wires.ticks * this.side;
+    const channels = this.wires.planes.map(p => {
+      const column = this.column(p, i);
+      return `${p.name} ${column === null ? "–" : p.channels[column]}`;
+    });
+    return [parts.join(" · "), `${charges} · ticks ${from}–${from + ticks - 1} · channels ${channels.join("  ")}`];
   }
 }
 

@@ -116,13 +116,13 @@ function keep(points, action) {
   state.kept = true;
   state.picked = points;
   action();
-  pickInSpace(state.event, points);
+  pickInSpace(state.event, state);
 }
 
 function letGo() {
   if (!state.kept) return;
   Object.assign(state, { kept: null, picked: [] });
-  pickInSpace(state.event, []);
+  pickInSpace(state.event, state);
   mark(state.event, null);
   $("info").replaceChildren();
 }

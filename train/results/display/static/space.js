@@ -1,5 +1,6 @@
 // The event in 3D: faint points, coloured points, TPC outlines, and what is picked.
 const space = { parts: [], element: document.getElementById("space") };
+const ROUND_POINTS = 20000; // plotly makes a circle of so many triangles that more take seconds
 const FAINT = "#d3dae1", PICKED = "#f0a202";
 
 function pointTrace(event, part, marker) {
@@ -35,12 +36,15 @@ function drawSpace(event, state) {
   const chosen = [], inSet = event.sets()[state.show], colour = event.colours.find(c => c.name === state.colour);
   for (let i = 0; i < event.n; i++) if (inSet(i)) chosen.push(i);
   const size = Math.min(2.6, Math.max(0.8, 1.9 - 0.5 * Math.log10(Math.max(chosen.length, 1) / 3000)));
+  const symbol = chosen.length > ROUND_POINTS ? "square" : "circle";
   const [faint, strong, marker] = coloured(event, chosen, colour, size);
   const traces = [
-    pointTrace(event, faint, { size: 0.7 * size, color: FAINT, opacity: 0.3 }), pointTrace(event, strong, marker),
+    pointTrace(event, faint, { size: 0.7 * size, color: FAINT, opacity: 0.3, symbol }),
+    pointTrace(event, strong, { ...marker, symbol }),
     lineTrace(event, event.outlines.own, "#7d8b99", 2.5),
     lineTrace(event, state.frame === "detector" ? event.outlines.others : { x: [], y: [], z: [] }, "#c3ccd6", 1.5),
-    { ...pointTrace(event, state.picked, { size: size + 2.5, color: PICKED, opacity: 0.9 }), hoverinfo: "skip" }];
+    { ...pointTrace(event, state.picked, { size: size + 2.5, color: PICKED }), hoverinfo: "skip" },
+    lineTrace(event, cross(event, state), PICKED, 5)];
   space.parts = [faint, strong];
   const frame = event.frames[state.frame], revision = state.frame === "event" ? event.key.join(" ") : state.frame;
   Plotly.react(space.element, traces, { scene: { ...frame, uirevision: revision }, paper_bgcolor: "#fff",
@@ -73,8 +77,23 @@ function pointOf(happened) {
   return part ? part[at.pointNumber] : null;
 }
 
-// Highlights points without drawing the others again where nothing else changed.
-function pickInSpace(event, picked) {
-  const [x, y, z] = event.axes.map(name => picked.map(i => event.columns[name][i]));
-  Plotly.restyle(space.element, { x: [x], y: [y], z: [z] }, [4]);
+// Three short lines through the one point that is picked, which are seen behind others; none through several.
+function cross(event, state) {
+  const line = { x: [], y: [], z: [] };
+  if (state.picked.length !== 1) return line;
+  const ranges = ["xaxis", "yaxis", "zaxis"].map(axis => event.frames[state.frame][axis].range);
+  const half = 0.1 * Math.max(...ranges.map(([low, high]) => high - low));
+  for (const along of ["x", "y", "z"])
+    for (const axis of ["x", "y", "z"]) {
+      const at = event.columns[axis][state.picked[0]], reach = axis === along ? half : 0;
+      line[axis].push(at - reach, at + reach, null);
+    }
+  return line;
+}
+
+// Highlights what is picked without drawing the others again where nothing else changed.
+function pickInSpace(event, state) {
+  const line = cross(event, state), points = axis => state.picked.map(i => event.columns[axis][i]);
+  const [x, y, z] = event.axes.map(axis => [points(axis), line[axis]]);
+  Plotly.restyle(space.element, { x, y, z }, [4, 5]);
 }
