@@ -241,6 +241,8 @@ def _browse(browser, server):
     assert browser.execute_script("return document.querySelector('#rows tr').textContent").startswith("705")
     browser.find_element("css selector", "#rows tr:nth-child(2) td:nth-child(2)").click()
     wait_for(browser, "7 1 5")
+    assert browser.find_element("id", "steps").is_displayed()
+    assert not browser.find_element("id", "cut").is_displayed(), "there is no prediction"
     assert coloured(picture(browser, "space")) > 100
     keep_screenshot(browser, "browse-event")
     browser.find_element("id", "next").click()
