@@ -14,7 +14,7 @@ import larstore
 from larstore.errors import StoreError
 from larstore.report import Page
 from larstore.testing import make_store
-from train.results.cloud import find_image, make_cloud
+from train.results.cloud import find_image, make_cloud, not_tiled
 from train.results.comparison import comparison_figure
 from train.results.display.cuts import cut_table
 from train.results.display.outlines import box_line, tpc_box
@@ -197,6 +197,19 @@ def test_charges_are_compared_with_what_is_collected(tmp_path):
         writer.commit()
     with pytest.raises(StoreError, match=r"'mixed' is of charges with scales \[1\.0, 2\.0\]"):
         make_cloud(larstore.open(path).select()[0], "mixed")
+
+
+@pytest.mark.parametrize("side", [1, 4])
+def test_true_voxels_that_were_not_tiled(store, side):
+    image = larstore.open(store).select()[0]
+    tiled = set(map(tuple, image.coords.tolist()))
+    lost = [voxel for voxel in image.truth_voxels[0].tolist() if tuple(voxel) not in tiled]
+    assert lost
+    points = np.unique(np.array(lost) // side, axis=0)
+    found = not_tiled(image, side)
+    assert found == pytest.approx(image.position_of(points * side + (side - 1) / 2), abs=1e-3)
+    _, text = event_payload(image, None, max_points=100)["lost"]["x"]
+    assert len(base64.b64decode(text)) == 4 * len(lost)
 
 
 def test_outlines_are_the_drift_volumes(store):

@@ -75,7 +75,7 @@ def make_cloud(image: Any, prediction: str | None, max_points: int = MAX_POINTS)
     while len(coords) > max(max_points, 1):
         side *= 2
         coords, columns = _coarser(coords, columns, of_score=np.add if predicts_charge else np.fmax)
-    position, unit = _positions(image, coords, side)
+    position, unit = positions(image, coords, side)
     truth = image.truth
     return Cloud(
         key=image.key,
@@ -113,6 +113,15 @@ def predicted(image: Any, prediction: str | None) -> tuple[Floats | None, bool]:
     return (values / np.float32(scales.pop())).astype(np.float32), True
 
 
+def not_tiled(image: Any, side: int) -> Floats:
+    """(k, 3) centres of the points with true voxels that tiling did not find, in the unit of `positions`."""
+    if image.summary("truth_start") < 0:
+        return np.empty((0, 3), np.float32)
+    coords = image.truth_voxels[0]
+    lost = coords[~np.isin(pack(coords), pack(image.coords), assume_unique=True)]
+    return positions(image, np.unique(lost.astype(np.int64) // side, axis=0), side)[0]
+
+
 def _coarser(coords: npt.NDArray[np.int64], columns: dict[str, Any], of_score: Any) -> tuple[Any, dict[str, Any]]:
     """2 × 2 × 2 points as one."""
     keys, number = np.unique(pack((coords // 2).astype(np.uint16)), return_inverse=True)
@@ -129,8 +138,8 @@ def _up(image: Any) -> int:
     return 1 if frame is None else int(np.argmax(np.abs(frame.up)))
 
 
-def _positions(image: Any, coords: npt.NDArray[np.int64], side: int) -> tuple[Floats, str]:
-    """Centimetres, or voxel numbers where the TPC's frame lacks drift speed, tick or zero."""
+def positions(image: Any, coords: npt.NDArray[np.int64], side: int) -> tuple[Floats, str]:
+    """(n, 3) centres of points (voxels divided by ``side``) in cm, or in voxels where the frame lacks drift or tick."""
     frame = image.store.geometry.tpcs.get(image.key[2])
     known = frame is not None and None not in (frame.drift_speed_mm_us, frame.tick_us, frame.tick_zero_drift)
     centres = coords * side + (side - 1) / 2

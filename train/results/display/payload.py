@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from train.results.cloud import MAX_POINTS, Cloud, make_cloud, predicted
+from train.results.cloud import MAX_POINTS, Cloud, make_cloud, not_tiled, predicted
 from train.results.display.cuts import cut_table
 from train.results.display.outlines import box_line, outlines, voxel_box
 from train.results.display.projections import PlaneImage, plane_images, refusal
@@ -38,6 +38,7 @@ def event_payload(
     columns |= {axis: cloud.position[:, i] for i, axis in enumerate("xyz")}
     columns["slice"] = (cloud.coords[:, 0] * cloud.side).astype(np.uint16)
     columns |= {f"channel_{plane.name}": plane.main.astype(np.uint16) for plane in planes}
+    lost = not_tiled(image, cloud.side)
     frames = {"event": scene(cloud, **PLACE)}
     if own:
         frames["TPC"] = scene(cloud, boxes=own, **PLACE)
@@ -56,6 +57,7 @@ def event_payload(
         "facts": _facts(image, cloud, prediction),
         "notes": _notes(image, cloud, prediction, refused),
         "columns": {name: _packed(values) for name, values in columns.items()},
+        "lost": {axis: _packed(lost[:, i]) for i, axis in enumerate("xyz")},
         "colours": colours,
         "frames": frames,
         "outlines": {"own": box_line(own), "others": box_line(others)},

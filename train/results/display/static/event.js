@@ -6,6 +6,7 @@ const CATEGORIES = [ // drawn in this order; the first two are faint
   { name: "not known", colour: "#b9c2cc" }, { name: "ghost dropped", colour: "#ccd3da" },
   { name: "true kept", colour: "#0072b2" }, { name: "ghost kept", colour: "#d55e00" },
   { name: "missed", colour: "#111827" }];
+const NOT_TILED = { name: "not tiled", colour: "#cc4fa0" }; // true, but tiling found no voxel there
 
 function unpack([kind, text]) {
   const read = atob(text), bytes = new Uint8Array(read.length);
@@ -18,6 +19,7 @@ class LarEvent {
     Object.assign(this, data);
     this.columns = Object.fromEntries(Object.entries(data.columns).map(([name, packed]) => [name, unpack(packed)]));
     this.n = this.columns.x.length;
+    this.lost = Object.fromEntries(Object.entries(data.lost).map(([name, packed]) => [name, unpack(packed)]));
     this.step = data.cut ? data.cut.start : 0;
     this.planeCharges = data.wires ? data.wires.planes.map(plane => matrix(data.wires, plane)) : [];
   }

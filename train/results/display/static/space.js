@@ -15,6 +15,13 @@ function lineTrace(event, line, colour, width) {
   return { type: "scatter3d", mode: "lines", x, y, z, showlegend: false, hoverinfo: "skip", line: { color: colour, width } };
 }
 
+// True voxels that were not tiled: categories show them, as they are among those that nothing can keep.
+function lostTrace(event, shown, marker) {
+  const [x, y, z] = event.axes.map(name => shown ? event.lost[name] : []);
+  return { type: "scatter3d", mode: "markers", x, y, z, showlegend: false, hoverinfo: "skip",
+    marker: { line: { width: 0 }, color: NOT_TILED.colour, ...marker } };
+}
+
 // [faint points, coloured points, marker of the coloured ones]
 function coloured(event, chosen, colour, size) {
   if (colour.name === "category") {
@@ -44,7 +51,8 @@ function drawSpace(event, state) {
     lineTrace(event, event.outlines.own, "#7d8b99", 2.5),
     lineTrace(event, state.frame === "detector" ? event.outlines.others : { x: [], y: [], z: [] }, "#c3ccd6", 1.5),
     { ...pointTrace(event, state.picked, { size: size + 2.5, color: PICKED }), hoverinfo: "skip" },
-    lineTrace(event, cross(event, state), PICKED, 5)];
+    lineTrace(event, cross(event, state), PICKED, 5),
+    lostTrace(event, ["all", "true", "missed"].includes(state.show) && colour.name === "category", { size, symbol })];
   space.parts = [faint, strong];
   const frame = event.frames[state.frame], revision = state.frame === "event" ? event.key.join(" ") : state.frame;
   Plotly.react(space.element, traces, { scene: { ...frame, uirevision: revision }, paper_bgcolor: "#fff",
@@ -61,11 +69,12 @@ function drawLegend(event, colour) {
   if (colour.name !== "category") return;
   const totals = CATEGORIES.map(() => 0);
   for (let i = 0; i < event.n; i++) totals[event.category(i)]++;
-  CATEGORIES.forEach((category, k) => {
-    if (k === 0 && !totals[0]) return;
+  [...CATEGORIES, NOT_TILED].forEach((category, k) => {
+    const total = k < totals.length ? totals[k] : event.lost.x.length;
+    if ((k === 0 || k === totals.length) && !total) return;
     const line = document.createElement("div"), dot = document.createElement("i"), number = document.createElement("b");
     dot.style.background = category.colour;
-    number.textContent = count(totals[k]);
+    number.textContent = count(total);
     line.append(dot, category.name, number);
     legend.append(line);
   });
