@@ -7,7 +7,7 @@ DEMO_DIR ?= demo-output
 BENCH_TRAINING_DIR ?= build/bench-training
 export LARSTORE_TEST_DATA ?= $(wildcard ../shared/data)
 
-.PHONY: venv demo test test-all lint format bench bench-docs bench-training pictures clean
+.PHONY: venv demo test test-all lint format docs bench bench-docs bench-training pictures clean
 venv: $(STAMP)
 
 # Up to date as long as neither the dependencies nor the pins changed.
@@ -35,6 +35,10 @@ lint: venv
 format: venv
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The site, to be opened at build/site/index.html; a warning is an error.
+docs: venv
+	$(BIN)/mkdocs build --strict
 
 bench: venv
 	for bench in store index detector tiling run sparse stream; do $(BIN)/python -m tests.benchmarks.bench_$$bench || exit 1; done

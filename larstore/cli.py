@@ -18,6 +18,7 @@ EXTRAS = {
     "lightning": "train",
     "torchmetrics": "train",
     "plotly": "all",
+    "matplotlib": "train",
 }
 
 app = typer.Typer(

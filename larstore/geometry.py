@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
+from larstore.errors import StoreError
+
+MM_PER_CM = 10.0
 WIRE_COLUMNS: dict[str, np.dtype[Any]] = {
     "tpc": np.dtype("int32"),
     "plane": np.dtype("uint8"),
@@ -48,6 +52,26 @@ class TpcGeometry(BaseModel):
     pixel_mm: float
     joined_origin: tuple[int, int, int] | None = None  # in voxels, set by `larstore join`
     up: tuple[float, float, float] = (0.0, 1.0, 0.0)  # (x, y, z), unit vector against gravity; for displays
+
+    def voxels(
+        self, position: npt.NDArray[np.floating[Any]], downsample: Sequence[int], t0: float = 0.0
+    ) -> npt.NDArray[np.int64]:
+        """(n, 3) voxels x, y, z of this TPC that hold points, given in cm, of charge freed at ``t0`` (µs).
+
+        The way back of ``Image.position``, rounded down; what lies outside of the TPC has numbers below 0 or beyond its
+        size. Raises StoreError where drift speed, tick or tick of zero drift are not known.
+        """
+        speed, tick_us, zero = self.drift_speed_mm_us, self.tick_us, self.tick_zero_drift
+        if speed is None or tick_us is None or zero is None:
+            raise StoreError(
+                f"TPC {self.number} has no drift speed, tick length or tick of zero drift, which points need. "
+                "Fix: preprocess with a detector that defines them"
+            )
+        mm = np.asarray(position, np.float64) * MM_PER_CM
+        drift_us = self.drift_sign * (mm[:, 0] - self.anode_x_mm) / speed
+        ticks = zero + (drift_us + t0) / tick_us
+        y, z = (mm[:, 1] - self.origin_y_mm) / self.pixel_mm, (mm[:, 2] - self.origin_z_mm) / self.pixel_mm
+        return np.asarray(np.floor(np.stack([ticks, y, z], axis=1) / np.asarray(downsample)), np.int64)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ Coords = npt.NDArray[np.uint16]
 Values = npt.NDArray[np.float32]
 
 
-def pack(coords: Coords) -> npt.NDArray[np.int64]:
+def pack(coords: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
     """(n, 3) coordinates as one number each, in the same order."""
     return np.asarray(coords.astype(np.int64) @ np.array([1 << 32, 1 << 16, 1], dtype=np.int64))
 

@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from larstore.codecs import CorruptError, alone, check_packed, join, room_to_join
+from larstore.codecs import CorruptError, alone, check_packed, join, room_to_join, unpack_into, unpack_joined
 from larstore.cores import cores
 from larstore.errors import DamageError, StoreError, UnreadableError
 from larstore.locations import READABLE, READERS, Place, Url, is_lost, read_briefly, read_range
-from larstore.shards import MISSING, Array, Layout, decode_chunk, decode_index, decode_joined
+from larstore.shards import MISSING, Array, Layout, decode_index, turn
 
 CACHED_CHUNKS = 16  # decoded chunks kept per array: neighbouring small images share them
 CACHED_INDICES = 4096
@@ -81,16 +81,20 @@ def pool(threads: int | None = None) -> ThreadPoolExecutor:
 
 
 def read_together(
-    readers: "Sequence[ShardReader]", start: int, stop: int, out: Sequence[Array] | None = None
+    readers: "Sequence[ShardReader]", start: int, stop: int, out: Sequence[Array | None] | None = None
 ) -> list[Array]:
     """Rows [start, stop) of several arrays, one array (rows, *width) each: new ones, or ``out``."""
     rooms = [None] * len(readers) if out is None else out
-    pieces = [reader.piece(start, stop, room) for reader, room in zip(readers, rooms, strict=True)]
+    return read_pieces([reader.piece(start, stop, room) for reader, room in zip(readers, rooms, strict=True)])
+
+
+def read_pieces(pieces: "Sequence[_Piece]") -> list[Array]:
+    """The rows of several pieces, of any arrays, an array each."""
     numbers = [piece.missing() for piece in pieces]
     # At a URL, threads wait for answers and not for cores, and all runs take alike.
-    remote = any(isinstance(reader.root, Url) for reader in readers)
+    remote = any(isinstance(piece.reader.root, Url) for piece in pieces)
     threads = READERS if remote else n_threads()
-    efforts = [1.0 if remote else reader.effort for reader in readers]
+    efforts = [1.0 if remote else piece.reader.effort for piece in pieces]
     # No run longer than a thread's share, that all may end together, and no more runs than that takes: a thread that
     # opens a file or asks for Python's lock waits for the others.
     share = sum(len(chunks) * effort for chunks, effort in zip(numbers, efforts, strict=True)) / threads
@@ -329,20 +333,27 @@ class _Piece:
         layout, rows = self.reader.layout, self.reader.layout.chunk_rows
         first = (run[0] - self.numbers.start) * rows
         whole = self.whole[first : first + len(run) * rows]
+        columns = None
         at = 0
         try:
             for at in range(len(places)):
                 check_packed(memory, *places[at], layout.chunk_bytes)
+            if layout.transposed:
+                columns = _room(len(run) * layout.chunk_bytes).view(layout.dtype).reshape(-1, *layout.width, rows)
+                if not _unpacked(layout, memory, places, columns):
+                    for at, (start, size) in enumerate(places):
+                        unpack_into(memory[start : start + size], columns[at])
             # From front to back: what joins chunks is written over the bytes before them.
             for begin, end, straight in self._parts(run):
                 low, high = max(self.start, run[begin] * rows), min(self.stop, (run[end - 1] + 1) * rows)
                 goal = None if self.out is None else self.out[low - self.start : high - self.start]
                 out = goal if straight and goal is not None else whole[begin * rows : end * rows]
-                joined = join(memory, places[begin:end], layout.chunk_bytes)
-                if joined is None or not _decoded(layout, joined, out):
+                if columns is not None:
+                    turn(columns[begin:end], out)
+                elif not _unpacked(layout, memory, places[begin:end], out):
                     for at in range(begin, end):
                         start, size = places[at]
-                        decode_chunk(layout, memory[start : start + size], out[(at - begin) * rows :][:rows])
+                        unpack_into(memory[start : start + size], out[(at - begin) * rows :][:rows])
                 if goal is not None and out is not goal:
                     _copy(out[low - run[begin] * rows : high - run[begin] * rows], goal)
         except CorruptError as error:
@@ -388,10 +399,13 @@ def _copy(rows: Array, out: Array) -> None:
             out[:, column] = rows[:, column]
 
 
-def _decoded(layout: Layout, joined: memoryview, out: Array) -> bool:
-    """Whether all chunks that are joined could be decoded; else each by itself tells which one cannot."""
+def _unpacked(layout: Layout, memory: memoryview, places: list[tuple[int, int]], out: Array) -> bool:
+    """Whether chunks could be decoded together; else each by itself tells which one cannot."""
+    joined = join(memory, places, layout.chunk_bytes)
+    if joined is None:
+        return False
     try:
-        decode_joined(layout, joined, out, _room(len(out) * layout.row_bytes))
+        unpack_joined(joined, out)
     except CorruptError:
         return False
     return True

@@ -15,7 +15,6 @@ from larstore.codecs import (
     pack,
     split_checksum,
     unpack_into,
-    unpack_joined,
 )
 from larstore.errors import DamageError
 from larstore.root_checks import MOST_CHUNK_ROWS, MOST_CHUNKS, MOST_PLANES, MOST_ROWS, Document, whole
@@ -160,24 +159,14 @@ def decode_chunk(layout: Layout, blob: bytes | memoryview, out: Array) -> None:
         return
     columns = np.empty((1, layout.width[0], layout.chunk_rows), dtype=layout.dtype)
     unpack_into(blob, columns)
-    _turn(layout, columns, out)
+    turn(columns, out)
 
 
-def _turn(layout: Layout, columns: Array, out: Array) -> None:
-    """Columns of some chunks, (chunks, width, chunk_rows), to their rows."""
-    rows = out.reshape(len(columns), layout.chunk_rows, layout.width[0])
-    for number in range(layout.width[0]):  # one at a time: numpy is 7 times slower with all at once
+def turn(columns: Array, out: Array) -> None:
+    """Columns of some chunks, (chunks, width, chunk_rows), to their rows, of any type that holds them."""
+    rows = out.reshape(len(columns), columns.shape[2], columns.shape[1])
+    for number in range(columns.shape[1]):  # one at a time: numpy is 7 times slower with all at once
         rows[:, :, number] = columns[:, number]
-
-
-def decode_joined(layout: Layout, body: memoryview, out: Array, room: Array) -> None:
-    """``decode_chunk`` of several chunks that are checked and joined; ``room``: uint8, of the bytes they hold."""
-    if layout.transposed:
-        columns = room.view(layout.dtype).reshape(-1, layout.width[0], layout.chunk_rows)
-        unpack_joined(body, columns)
-        _turn(layout, columns, out)
-    else:
-        unpack_joined(body, out)
 
 
 def decode_index(layout: Layout, table: bytes, body_bytes: int = MOST_BYTES) -> npt.NDArray[np.uint64]:

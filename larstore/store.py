@@ -18,7 +18,7 @@ from larstore.geometry import WIRE_COLUMNS, Geometry, TpcGeometry
 from larstore.image import Image
 from larstore.index import Index
 from larstore.locations import Place, Url, place_of
-from larstore.reading import CHECKED_BYTES, ShardReader, read_together
+from larstore.reading import CHECKED_BYTES, ShardReader, read_pieces, read_together
 from larstore.root import Root, read_root
 from larstore.selection import Selection
 from larstore.shards import layout_of
@@ -205,14 +205,18 @@ class Store:
         return self.reader(path).read(start, stop)
 
     def read_arrays(
-        self, paths: Sequence[str], start: int, stop: int, out: Sequence[npt.NDArray[Any]] | None = None
+        self, paths: Sequence[str], start: int, stop: int, out: Sequence[npt.NDArray[Any] | None] | None = None
     ) -> dict[str, npt.NDArray[Any]]:
         """``read_rows`` of several arrays with one kind of rows: path -> rows [start, stop).
 
-        ``out``: room for each that is filled instead, (rows, *width) of a type that holds the array's.
+        ``out``: room for each, or None, that is filled instead, (rows, *width) of a type that holds the array's.
         """
         arrays = read_together([self.reader(path) for path in paths], start, stop, out)
         return dict(zip(paths, arrays, strict=True))
+
+    def read_ranges(self, wanted: Sequence[tuple[str, int, int, npt.NDArray[Any]]]) -> None:
+        """Fill room with rows of several arrays at several places, in one go: (path, start, stop, room) each."""
+        read_pieces([self.reader(path).piece(start, stop, room) for path, start, stop, room in wanted])
 
     def read_scores(self, name: str, start: int, stop: int) -> npt.NDArray[np.float32]:
         """Scores of rows [start, stop), NaN in shards that prediction ``name`` has not committed."""

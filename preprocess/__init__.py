@@ -1,7 +1,18 @@
 """From wire read-outs to images in a store: geometry, readers, simulation, tiling kernels and the Dask run."""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from preprocess.arrays import tile, tile_events
+    from preprocess.cluster import make_cluster
+    from preprocess.detector import load_detector
+    from preprocess.downsampling import redownsample
+    from preprocess.joining.joining import join
+    from preprocess.runner import run
+    from preprocess.simulation import simulate
+    from preprocess.sources import open_depos, open_source
+    from preprocess.voxels import Tiler
 
 # Loaded on first use: `larstore --help` must import neither numba nor dask.
 _PUBLIC = {

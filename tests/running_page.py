@@ -14,10 +14,10 @@ COPIED = ("larstore", "preprocess", "train", "configs", "pyproject.toml", "const
 SECONDS = 900  # of a block: only a test that fails takes so long
 
 
-def sections() -> dict[str, list[tuple[str, str]]]:
+def sections(page: Path = PAGE) -> dict[str, list[tuple[str, str]]]:
     """Heading -> its blocks, as (language, text)."""
     found = {}
-    for part in PAGE.read_text(encoding="utf-8").split("\n## ")[1:]:
+    for part in page.read_text(encoding="utf-8").split("\n## ")[1:]:
         heading, _, text = part.partition("\n")
         found[heading] = re.findall(r"^```(\w+)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     return found

@@ -15,7 +15,7 @@ from train.schema import Config
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*(path for name in ("README", "CONTRIBUTING") if (path := ROOT / f"{name}.md").exists())]
-PAGES += sorted((ROOT / "docs").glob("*.md"))
+PAGES += sorted((ROOT / "docs").rglob("*.md"))
 CODE = re.compile(r"^```[^\n]*\n.*?^```|`[^`\n]+`", re.DOTALL | re.MULTILINE)
 NAMES = re.compile(r"(?<![\w/.-])(?:larstore|preprocess|train)(?:\.[A-Za-z_]\w*)+(?![\w/])")
 ENDINGS = (".py", ".yaml", ".yml", ".md", ".html", ".zarr", ".commands")  # of files, and the entry-point group
@@ -55,6 +55,14 @@ def test_links_lead_somewhere(page):
         assert file.exists(), f"{named(page)}: {target}: no such file"
         assert file.is_relative_to(ROOT), f"{named(page)}: {target} leads out of the repository"
         assert not anchor or anchor in anchors(file), f"{named(page)}: {target}: no such heading"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_references_are_defined(page):
+    """Links as [words][reference]."""
+    used = set(re.findall(r"\]\[([\w-]+)\]", prose(page)))
+    defined = re.findall(r"^\[([\w-]+)\]: \S+$", prose(page), re.MULTILINE)
+    assert sorted(used) == sorted(defined)
 
 
 def test_every_page_is_found_from_the_first_ones():

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.timeout(600)
 CLUSTER = "01_preprocess_on_a_cluster"
 # What the others print, beside being run to their end.
 SAID = {
+    "00_quickstart": ("6 images, ", "the others are ghosts", "average precision: 0.", "event.html"),
     "02_train_from_the_store": ("resuming: 12 images", "epoch 6: train_loss", "predictions in the store: ['first']"),
     "03_query_the_store": ("{'TPC 1': 30, 'TPC 5': 10}", "48 images, 19,200 voxels: no damage"),
     "04_look_at_events": ("predictions: ['agreement']", "events.html: 4 events", "2 images, ", "plane w: 1.000"),

@@ -2,7 +2,19 @@
 
 import os
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from train.config import load_config
+    from train.fitting.fit import fit
+    from train.inference.infer import infer
+    from train.models import build_model
+    from train.models.description import describe
+    from train.results.display.page import view
+    from train.results.evaluation import evaluate
+    from train.results.solve_run import solve
+    from train.resuming.importing import import_checkpoint
+    from train.streaming.stream import ImageStream
 
 # Read when torch is loaded. OpenMP threads of torch and of numba that wait awake take the cores from each other (10 ×
 # slower); to be woken for every kernel costs 15 %. So they wait awake for some 0.1 ms, from one kernel to the next.

@@ -31,6 +31,23 @@ def join_command(
     ticks: Annotated[
         int | None, typer.Option(min=1, help="Ticks of the read-out; default: as the detector says.")
     ] = None,
+    predictions: Annotated[
+        str | None, typer.Option("--predictions", metavar="NAME,NAME|all", help="Join these predictions, too.")
+    ] = None,
+    bridge: Annotated[
+        str | None,
+        typer.Option(
+            "--bridge",
+            metavar="NAME",
+            help="Bridge the gaps between faces where this prediction's scores at both edges say so.",
+        ),
+    ] = None,
+    bridge_above: Annotated[
+        float, typer.Option("--bridge-above", metavar="SCORE", help="A score above this at both edges bridges.")
+    ] = 0.01,
+    bridge_reach: Annotated[
+        int, typer.Option("--bridge-reach", metavar="N", min=0, help="Voxels by which both edges may differ.")
+    ] = 8,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; default: one for each core, 8 at most.")] = None,
     cluster: Annotated[
         str | None, typer.Option(help="Join on a Dask cluster instead, as `larstore preprocess` does.")
@@ -44,20 +61,30 @@ def join_command(
 
     Run again, it does only what is missing.
 
-    Example: larstore join run.zarr -o joined.zarr --tpcs 1,5,9
+    Example: larstore join run.zarr -o joined.zarr --tpcs 1,5,9 --predictions all --bridge ghost3d
     """
     numbers, chosen = whole_numbers(tpcs, "--tpcs"), inclusive_range(files, "--files")
     if incomplete not in ("skip", "keep"):
         raise typer.BadParameter(f"{incomplete!r}: give skip or keep", param_hint="--incomplete")
     number = inclusive_range(workers, "--workers")
+    import larstore
     from preprocess.interrupts import terminable
     from preprocess.joining.joining import Joined, check, join
     from preprocess.progress import bar
 
     # What is wrong is said in one line, without a bar.
-    plan = check(store, output, numbers, files=chosen, incomplete=incomplete, ticks=ticks)
-    if plan.store.root.pixels or plan.store.predictions:
-        left = [*sorted(plan.store.predictions), *(["pixels"] if plan.store.root.pixels else [])]
+    names = [] if predictions is None else predictions.split(",")
+    if names == ["all"]:
+        names = sorted(larstore.open(store).predictions)
+    plan = check(
+        store, output, numbers, files=chosen, incomplete=incomplete, ticks=ticks, predictions=names, bridge=bridge,
+        bridge_above=bridge_above, bridge_reach=bridge_reach,
+    )  # fmt: skip
+    left = [
+        *sorted(set(plan.store.predictions) - set(plan.predictions)),
+        *(["pixels"] if plan.store.root.pixels else []),
+    ]
+    if left:
         print(f"larstore: not joined, only in {store}: {', '.join(left)}", file=sys.stderr)
     try:
         with terminable(), _connected(cluster, number) as client, bar("joining", len(plan.events), "events") as advance:
@@ -66,13 +93,14 @@ def join_command(
                 advance(done.images + done.images_before)
 
             done = join(
-                store, output, numbers, files=chosen, incomplete=incomplete, ticks=ticks, threads=threads,
-                client=client, break_lock=break_lock, progress=show,
+                store, output, numbers, files=chosen, incomplete=incomplete, ticks=ticks, predictions=names,
+                bridge=bridge, bridge_above=bridge_above, bridge_reach=bridge_reach, threads=threads, client=client,
+                break_lock=break_lock, progress=show,
             )  # fmt: skip
     except KeyboardInterrupt as interrupt:
         print(f"larstore: stopped. {output} keeps what is committed; run it again for the rest", file=sys.stderr)
         raise typer.Exit(130) from interrupt
-    _tell(done, output, incomplete == "keep")
+    _tell(done, output, incomplete == "keep", bridge is not None)
     if done.failures:
         raise typer.Exit(1)
 
@@ -89,13 +117,17 @@ def _connected(cluster: str | None, workers: tuple[int, int] | None) -> "Iterato
         yield client
 
 
-def _tell(done: "Joined", output: Path, kept: bool) -> None:
+def _tell(done: "Joined", output: Path, kept: bool, bridged: bool) -> None:
     """The result to stdout, what is not in it to stderr."""
     x, y, z = done.shape
+    more = f"; {done.bridged:,} bridge gaps" if bridged else ""
     print(
         f"{output}: {done.images:,} images ({done.images_before:,} were there before), {done.voxels:,} voxels "
-        f"({done.shared:,} on another TPC's, summed) in a frame of {x or '?'} × {y} × {z}, {done.seconds:.1f} s"
+        f"({done.shared:,} on another TPC's, summed{more}) in a frame of {x or '?'} × {y} × {z}, {done.seconds:.1f} s"
     )
+    for name, (written, lacking_scores) in done.predictions.items():
+        more = f"; {lacking_scores:,} lack a TPC's scores" if lacking_scores else ""
+        print(f"prediction {name}: {written:,} images{more}")
     lacking = [f"({file}, {event}) lacks {','.join(map(str, tpcs))}" for file, event, tpcs in done.incomplete]
     _list(f"{'joined without' if kept else 'left out for'} a missing TPC: (file, event)", lacking)
     _list(

@@ -9,14 +9,15 @@ import numpy.typing as npt
 from larstore.coordinates import LARGEST
 from larstore.errors import StoreError
 from larstore.format import TRUTH_COLUMNS
-from larstore.image import Image, at_voxels
+from larstore.image import Image, at_voxels, pack
 from larstore.records import ImageRecord
+from preprocess.joining.bridge import Bridge, Bridged, bridged
 from preprocess.joining.frame import JoinedFrame
 
 Array = npt.NDArray[Any]
 
 
-class _Merged(NamedTuple):
+class Merged(NamedTuple):
     """Voxels of several images by place: rows of all of them, ordered, and where in this each place begins."""
 
     coords: npt.NDArray[np.uint16]
@@ -35,6 +36,11 @@ class _Merged(NamedTuple):
             values = np.add.reduceat(values.astype(np.float64), self.start, axis=0)
         return values.astype(np.float32, copy=False)
 
+    def largest(self, parts: Sequence[Array]) -> npt.NDArray[np.float32]:
+        """The largest value at each place."""
+        values = np.concatenate(parts)[self.order]
+        return np.maximum.reduceat(values, self.start) if self.n_shared else values
+
     def common_bits(self, parts: Sequence[Array]) -> npt.NDArray[np.uint8]:
         """Bits that all voxels of a place have."""
         bits = np.concatenate(parts)[self.order]
@@ -51,18 +57,36 @@ class _Merged(NamedTuple):
         return column[self.order][by_value[self.start]]
 
 
-def joined_image(images: Sequence[Image], frame: JoinedFrame) -> tuple[ImageRecord, int]:
-    """One image of the images of an event, in the order of their TPCs, and how many voxels lay on another one's.
+def joined_voxels(
+    images: Sequence[Image], frame: JoinedFrame, bridge: Bridge | None = None
+) -> tuple[Merged, Bridged | None]:
+    """The voxels of the images of an event by place, those that bridge gaps behind all others, and these alone.
+
+    Raises StoreError for an image that reaches beyond what coordinates can count, or that lacks the bridge's scores.
+    """
+    places = [_placed(image, image.coords, frame) for image in images]
+    if bridge is None:
+        return _merged(places), None
+    between = bridged(images, frame, bridge).without(np.concatenate(places))
+    return _merged([*places, pack(between.places)]), between
+
+
+def joined_image(
+    images: Sequence[Image], frame: JoinedFrame, bridge: Bridge | None = None
+) -> tuple[ImageRecord, int, int]:
+    """One image of the images of an event, in the order of their TPCs; voxels that lay on another one's, and bridged.
 
     Voxels at one place: charges and truth are summed, ``live`` has the bits that all have, pdg and track are those of
     the larger truth. Truth voxels, and each of their columns, are there if all images have them; truth is NaN at the
-    voxels of an image without truth. Raises StoreError for an image that reaches beyond what coordinates can count.
+    voxels of an image without truth. Voxels that bridge a gap are like any place without wires: no plane is live, the
+    charge is 0; and their truth is not known. Raises StoreError as ``joined_voxels``.
     """
     file, event, _ = images[0].key
-    voxels = _merged([_placed(image, image.coords, frame) for image in images])
-    charge = voxels.sums([image.charge for image in images])
-    live = voxels.common_bits([image.live for image in images])
-    truth, truth_coords, truth_value, columns = _truth(images, voxels, frame)
+    voxels, between = joined_voxels(images, frame, bridge)
+    n = 0 if between is None else len(between.places)
+    charge = voxels.sums([*(image.charge for image in images), np.zeros((n, images[0].charge.shape[1]), np.float32)])
+    live = voxels.common_bits([*(image.live for image in images), np.zeros(n, np.uint8)])
+    truth, truth_coords, truth_value, columns = _truth(images, voxels, frame, n)
     record = ImageRecord(
         file=file,
         event=event,
@@ -80,11 +104,11 @@ def joined_image(images: Sequence[Image], frame: JoinedFrame) -> tuple[ImageReco
         event_id=_known(images, "event_id"),
         n_bad_channels=sum(image.summary("n_bad_channels") for image in images),
     )
-    return record, voxels.n_shared
+    return record, voxels.n_shared, n
 
 
 def _truth(
-    images: Sequence[Image], voxels: _Merged, frame: JoinedFrame
+    images: Sequence[Image], voxels: Merged, frame: JoinedFrame, n_bridged: int
 ) -> tuple[
     npt.NDArray[np.float32] | None, npt.NDArray[np.uint16] | None, npt.NDArray[np.float32] | None, dict[str, Array]
 ]:
@@ -94,7 +118,7 @@ def _truth(
         return None, None, None, {}
     given = zip(truths, images, strict=True)
     parts = [np.full(len(image), np.nan, np.float32) if truth is None else truth for truth, image in given]
-    truth = voxels.sums(parts)
+    truth = voxels.sums([*parts, np.full(n_bridged, np.nan, np.float32)])
     found = [image.truth_voxels for image in images]
     every = [each for each in found if each is not None]
     if len(every) < len(images):
@@ -127,7 +151,7 @@ def _placed(image: Image, coords: npt.NDArray[np.uint16], frame: JoinedFrame) ->
     return places[:, 0] << 32 | places[:, 1] << 16 | places[:, 2]
 
 
-def _merged(parts: Sequence[npt.NDArray[np.int64]]) -> _Merged:
+def _merged(parts: Sequence[npt.NDArray[np.int64]]) -> Merged:
     keys = np.concatenate(parts)
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
@@ -136,7 +160,7 @@ def _merged(parts: Sequence[npt.NDArray[np.int64]]) -> _Merged:
     coords = np.empty((len(unique), 3), np.uint16)
     for axis, shift in enumerate((32, 16, 0)):
         coords[:, axis] = unique >> shift & 0xFFFF
-    return _Merged(coords, order, start)
+    return Merged(coords, order, start)
 
 
 def _known(images: Sequence[Image], name: str) -> int:

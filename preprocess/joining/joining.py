@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 import larstore
-from larstore.errors import ConfigError
+from larstore.errors import ConfigError, StoreError
 from larstore.locations import local_path
 from larstore.records import Failure, Receipt
 from preprocess.derived import inputs_by_file
-from preprocess.joining.frame import joined_frame, joined_geometry
+from preprocess.joining.bridge import ABOVE, REACH, Bridge, find_gaps
+from preprocess.joining.frame import JoinedFrame, joined_frame, joined_geometry
 from preprocess.joining.output import Plan, create, joined_before, new_failures, refuse_other_settings
 from preprocess.joining.plan import Events, Rows, find_events, split
+from preprocess.joining.scores import join_predictions
 from preprocess.joining.task import JoinTask, failure_of
 from preprocess.joining.workers import JoinWorkers, join_workers
 
@@ -36,21 +38,25 @@ class Joined:
 
     Attributes:
         shared: voxels that lay where another TPC has one too, and were summed with it.
+        bridged: voxels that bridge gaps.
         failures: events that could not be joined.
         incomplete: (file, event, missing TPCs) of events that lack some; left out unless they were to be kept.
         differing: (file, event) of events whose images have other run, subrun or frame numbers; left out.
         shape: voxels of the common frame in x, y, z; x is 0 where the length of the read-out is not known.
+        predictions: name of each prediction that was joined -> images that got it now, and that lack a TPC's scores.
     """
 
     images: int = 0
     images_before: int = 0
     voxels: int = 0
     shared: int = 0
+    bridged: int = 0
     failures: list[Failure] = field(default_factory=list)
     incomplete: list[tuple[int, int, tuple[int, ...]]] = field(default_factory=list)
     differing: list[tuple[int, int]] = field(default_factory=list)
     shape: tuple[int, int, int] = (0, 0, 0)
     seconds: float = 0.0
+    predictions: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def join(
@@ -61,6 +67,10 @@ def join(
     files: tuple[int, int] | None = None,
     incomplete: str = "skip",
     ticks: int | None = None,
+    predictions: Sequence[str] = (),
+    bridge: str | None = None,
+    bridge_above: float = ABOVE,
+    bridge_reach: int = REACH,
     threads: int | None = None,
     client: "Client | None" = None,
     break_lock: bool = False,
@@ -69,8 +79,8 @@ def join(
     """Join the images of some TPCs of each (file, event) into one, with the true distances between the TPCs.
 
     The joined image has the number of the lowest TPC, its drift along x and its frame, moved so that no box or
-    read-out begins below 0; the geometry of the new store tells each TPC's place in it. Predictions and pixels are
-    not joined. Stopped at any moment, it keeps what is committed; called again, it does the rest.
+    read-out begins below 0; the geometry of the new store tells each TPC's place in it. Pixels are not joined.
+    Stopped at any moment, it keeps what is committed; called again, it does the rest.
 
     Args:
         source: the store whose images are joined.
@@ -79,17 +89,24 @@ def join(
         files: only these file numbers, first and last.
         incomplete: "skip" events that lack a TPC, or "keep" what they have.
         ticks: length of the read-out, where it is longer than the geometry tells and TPCs drift to both sides.
+        predictions: names of those to join, too, image by image after all images are there.
+        bridge: name of the prediction whose scores at both edges bridge the gaps between faces; it is joined, too.
+        bridge_above: a score above this at both edges bridges.
+        bridge_reach: voxels by which the two ends of a line across a gap may differ, along x and the other axis.
         threads: threads that join; None = one for each core, 8 at most.
         client: join on the workers of this Dask cluster instead, which see the same files.
         break_lock: take over a lock of another host whose heartbeat stands still.
         progress: called with the result so far and the number of events, whenever something has been committed.
 
     Raises:
-        ConfigError: TPCs that cannot be joined, or a frame of more than 65,535 voxels along an axis.
-        StoreError: no events to join; an output of other settings, TPCs or inputs.
+        ConfigError: TPCs that cannot be joined or bridged, or a frame of more than 65,535 voxels along an axis.
+        StoreError: no events to join; an output of other settings, TPCs or inputs; an unknown prediction.
     """
     started = time.monotonic()
-    plan = check(source, output, tpcs, files=files, incomplete=incomplete, ticks=ticks)
+    plan = check(
+        source, output, tpcs, files=files, incomplete=incomplete, ticks=ticks, predictions=predictions, bridge=bridge,
+        bridge_above=bridge_above, bridge_reach=bridge_reach,
+    )  # fmt: skip
     target = local_path(output)
     if not target.exists():
         create(plan, target)
@@ -110,6 +127,7 @@ def join(
                 commit()
         commit()  # before the failures, which an image that is committed with them or later would settle
         commit([*new_failures(plan, larstore.open(target), files), *done.failures])
+    done.predictions = {name: join_predictions(plan, target, name, break_lock) for name in plan.predictions}
     done.seconds = time.monotonic() - started
     return done
 
@@ -122,6 +140,10 @@ def check(
     files: tuple[int, int] | None = None,
     incomplete: str = "skip",
     ticks: int | None = None,
+    predictions: Sequence[str] = (),
+    bridge: str | None = None,
+    bridge_above: float = ABOVE,
+    bridge_reach: int = REACH,
 ) -> Plan:
     """What ``join`` would do; refuses what it would refuse, changes nothing."""
     if incomplete not in ("skip", "keep"):
@@ -129,11 +151,36 @@ def check(
     store, target = larstore.open(source), local_path(output)
     frame = joined_frame(store.geometry, tpcs, store.attributes["downsample"], ticks)
     events = find_events(store, frame.tpcs, files, incomplete == "keep")
-    plan = Plan(store, events, frame, joined_geometry(store.geometry, frame))
+    names = dict.fromkeys([*predictions, *([] if bridge is None else [bridge])])
+    for name in names:
+        if name not in store.predictions:
+            known = ", ".join(sorted(store.predictions)) or "none"
+            raise StoreError(f"{store.path}: no prediction {name!r}. Fix: one of {known}")
+    plan = Plan(
+        store,
+        events,
+        frame,
+        joined_geometry(store.geometry, frame),
+        tuple(names),
+        _bridge(store, frame, bridge, bridge_above, bridge_reach),
+    )
     if target.exists():
         refuse_other_settings(plan, target)
         joined_before(plan, larstore.open(target))
     return plan
+
+
+def _bridge(store: larstore.Store, frame: JoinedFrame, name: str | None, above: float, reach: int) -> Bridge | None:
+    """How the gaps of a frame are bridged by a prediction of scores."""
+    if name is None:
+        return None
+    if reach < 0 or not np.isfinite(above):
+        raise ConfigError(f"bridge_reach = {reach}, bridge_above = {above}. Fix: 0 or more voxels, and a number")
+    about = store.predictions[name]
+    if about.get("output") == "charge":
+        raise StoreError(f"{store.path}: prediction {name!r} holds charges. Fix: --bridge with one that holds scores")
+    gaps = find_gaps(store.geometry, frame, store.attributes["downsample"])
+    return Bridge(name, about["checkpoint_sha256"], gaps, above, reach)
 
 
 class _Waiting(NamedTuple):
@@ -184,11 +231,14 @@ class _Run:
         numbers = np.unique(self.events.file[events]).tolist()
         inputs = tuple(item for number in numbers for item in self.inputs.get(number, ()))
         spec, rows = self.writer.reserve(n_shards), self.events.rows[events]
-        task = JoinTask(store.path, store.attributes["commit"], self.writer.path, spec, self.plan.frame, rows, inputs)
+        task = JoinTask(
+            store.path, store.attributes["commit"], self.writer.path, spec, self.plan.frame, rows, inputs,
+            self.plan.bridge,
+        )  # fmt: skip
         return _Waiting(self.workers.submit(task), events, n_shards, deaths)
 
     def _settle(self, task: _Waiting) -> list[_Waiting]:
-        """Note a task's result. Where its worker died, returns what is tried again: its halves, or its only event.
+        """Note a task's result. Returns what is tried again: in a larger block; or, where its worker died, in halves.
 
         A dying worker is blamed on every task it held: an event that was there too often is tried last and alone.
         """
@@ -208,10 +258,13 @@ class _Run:
             rows = self.events.rows[task.events[0]]
             self.done.failures.append(failure_of(self.plan.store, rows, self.plan.frame, error))
             return []
+        if block.needed:
+            return [self._start(task.events, block.needed, task.deaths)]
         if block.receipt is not None:
             self.receipts.append(block.receipt)
             self.done.images += len(block.receipt.images)
         self.done.voxels += block.voxels
         self.done.shared += block.shared
+        self.done.bridged += block.bridged
         self.done.failures += block.failures
         return []

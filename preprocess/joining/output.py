@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,23 +12,31 @@ from larstore.errors import StoreError
 from larstore.geometry import Geometry
 from larstore.records import Failure
 from preprocess.derived import create_derived, failures_of, refuse_difference, refuse_itself, settings_of
+from preprocess.joining.bridge import Bridge
 from preprocess.joining.frame import JoinedFrame
 from preprocess.joining.plan import Events
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A join that may be made: the source, its events, the frame, and the geometry of the output."""
+    """A join that may be made: the source, its events, the frame, and the geometry of the output.
+
+    ``predictions``: names of those that are joined, too; ``bridge``: how gaps are bridged, None if they are not.
+    """
 
     store: larstore.Store
     events: Events
     frame: JoinedFrame
     geometry: Geometry
+    predictions: tuple[str, ...] = ()
+    bridge: Bridge | None = None
 
 
 def create(plan: Plan, target: Path) -> None:
     """The empty output, whose settings and provenance are the source's."""
-    origin = {"tpcs": list(plan.frame.tpcs), "shape": list(plan.frame.shape)}
+    origin: dict[str, Any] = {"tpcs": list(plan.frame.tpcs), "shape": list(plan.frame.shape)}
+    if plan.bridge is not None:
+        origin["bridge"] = plan.bridge.settings
     create_derived(plan.store, target, "joined", origin, plan.geometry, plan.store.attributes["downsample"])
 
 
@@ -44,6 +53,8 @@ def refuse_other_settings(plan: Plan, target: Path) -> None:
         settings["joined TPCs"] = geometry.joined
         settings["their origins"] = [geometry.tpcs[number].joined_origin for number in geometry.joined]
         settings["geometry_hash"] = geometry.hash
+    wanted["bridge"] = None if plan.bridge is None else plan.bridge.settings
+    found["bridge"] = output.attributes["provenance"].get("joined", {}).get("bridge")
     refuse_difference(target, found, wanted)
 
 

@@ -12,6 +12,7 @@ from larstore.errors import LarstoreError, StoreError
 from larstore.image import Image
 from larstore.locations import Place
 from larstore.records import BlockSpec, Failure, ImageRecord, InputFile, Receipt
+from preprocess.joining.bridge import Bridge
 from preprocess.joining.frame import JoinedFrame
 from preprocess.joining.images import joined_image
 
@@ -27,16 +28,23 @@ class JoinTask:
     frame: JoinedFrame
     rows: npt.NDArray[np.int64]
     inputs: tuple[InputFile, ...]
+    bridge: Bridge | None = None
 
 
 @dataclass(frozen=True)
 class JoinedBlock:
-    """What a worker returns: only this travels, never arrays. ``shared``: voxels that lay on another TPC's."""
+    """What a worker returns: only this travels, never arrays.
+
+    ``shared``: voxels that lay on another TPC's; ``bridged``: those that bridge gaps. ``needed``: shards that the block
+    must have, where bridges have made the images too large for it; nothing was written then.
+    """
 
     receipt: Receipt | None
     failures: tuple[Failure, ...]
     voxels: int
     shared: int
+    bridged: int
+    needed: int = 0
 
 
 def work(task: JoinTask) -> JoinedBlock:
@@ -44,23 +52,27 @@ def work(task: JoinTask) -> JoinedBlock:
     store = _opened(task.source, task.commit)
     records: list[ImageRecord] = []
     failures: list[Failure] = []
-    shared = 0
+    shared = between = 0
+    prediction = None if task.bridge is None else task.bridge.prediction
     try:
-        groups = _loaded(store, task.rows)
+        groups = loaded(store, task.rows, prediction)
     except LarstoreError:  # of one of them: the others are read alone
         groups = None
     for i, rows in enumerate(task.rows):
         try:
-            images = _loaded(store, rows[None])[0] if groups is None else groups[i]
-            record, merged = joined_image(images, task.frame)
+            images = loaded(store, rows[None], prediction)[0] if groups is None else groups[i]
+            record, merged, added = joined_image(images, task.frame, task.bridge)
         except LarstoreError as error:
             failures.append(failure_of(store, rows, task.frame, str(error)))
             continue
         records.append(record)
-        shared += merged
+        shared, between = shared + merged, between + added
     groups = None  # the joined images are copies
-    receipt = larstore.write_block(task.output, task.spec, records, task.inputs) if records else None
-    return JoinedBlock(receipt, tuple(failures), sum(len(record.coords) for record in records), shared)
+    try:
+        receipt = larstore.write_block(task.output, task.spec, records, task.inputs) if records else None
+    except larstore.BlockFull as full:
+        return JoinedBlock(None, (), 0, 0, 0, full.needed)
+    return JoinedBlock(receipt, tuple(failures), sum(len(record.coords) for record in records), shared, between)
 
 
 @lru_cache(maxsize=1)
@@ -72,10 +84,13 @@ def _opened(path: Place, commit: int) -> larstore.Store:
     return store
 
 
-def _loaded(store: larstore.Store, rows: npt.NDArray[np.int64]) -> list[list[Image]]:
-    """The images of some events, in the order of their TPCs, read together."""
+def loaded(store: larstore.Store, rows: npt.NDArray[np.int64], prediction: str | None = None) -> list[list[Image]]:
+    """The images of some events (events, tpcs), in the order of their TPCs, read together, with a prediction's scores.
+
+    -1 in ``rows`` stands for an image that is missing.
+    """
     there = rows >= 0
-    images = iter(larstore.Selection(store, rows[there]).read(0, int(there.sum())))
+    images = iter(larstore.Selection(store, rows[there]).read(0, int(there.sum()), prediction))
     return [[next(images) for _ in range(n)] for n in there.sum(axis=1).tolist()]
 
 

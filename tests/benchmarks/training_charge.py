@@ -11,6 +11,7 @@ from tests.benchmarks.training_settings import TRUE_ELECTRONS
 from train.results.evaluation import read_images
 
 N_DECILES = 10
+ESTIMATES = "network", "calibrated", "mean of planes"
 CUT = 0.5  # of the score, for the sum over kept voxels
 
 
@@ -55,6 +56,16 @@ def charge_figures(
         "methods": {name: compare(values, reference) for name, values in estimates.items()},
         "sums": {name: {**spread(np.array(ratios)), "images": len(ratios)} for name, ratios in sums.items()},
     }
+
+
+def charges_of(done: dict[str, Any], name: str) -> dict[str, Any] | None:
+    """`charge_figures` of a sample from the results of the steps, with the method "calibrated"; None without them."""
+    if f"charge {name}" not in done:
+        return None
+    figures: dict[str, Any] = done[f"charge {name}"]
+    calibrated = done[f"calibrate {name}"]
+    both = {key: {**figures[key], "calibrated": calibrated[key]["network"]} for key in ("methods", "sums")}
+    return {**figures, **both}
 
 
 def mean_of_planes(charge: npt.NDArray[np.float32], live: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:

@@ -3,7 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.training_charge import ESTIMATES, charges_of
+
 COLOURS = {"network": "#1f5fa8", "plane_agreement": "#c77d0a", "no_cut": "#8a939c", "chance": "#8a939c"}
+CALIBRATED = "#2b8a5a"
 LABELS = {"network": "network", "plane_agreement": "agreement of the planes", "no_cut": "no cut", "chance": "chance"}
 LINES = ("-", "--", ":")
 CHARGES = (5, 10, 20, 40, 80)  # ticks
@@ -18,7 +21,7 @@ def draw(results: dict[str, Any], paths: list[Path]) -> None:
     names = {sample["name"]: sample["title"] for sample in results["settings"]["samples"]}
     scores = {title: done[f"score {name}"] for name, title in names.items()}
     frames = [result for name, result in done.items() if name.startswith("frame ")]
-    charge = {title: done[f"charge {name}"] for name, title in names.items() if f"charge {name}" in done}
+    charge = {title: figures for name, title in names.items() if (figures := charges_of(done, name)) is not None}
     for path, part, make in zip(paths, (scores, frames, charge), (_scores, _frames, _charge), strict=True):
         if part:
             make(part).savefig(path, metadata={"Date": None})
@@ -61,7 +64,8 @@ def _frames(frames: list[dict[str, Any]]) -> Any:
 def _charge(charge: dict[str, Any]) -> Any:
     figure, panels = _panels(len(charge))
     for axes, (title, found) in zip(panels, charge.items(), strict=True):
-        for name, colour in (("network", COLOURS["network"]), ("mean of planes", COLOURS["plane_agreement"])):
+        colours = COLOURS["network"], CALIBRATED, COLOURS["plane_agreement"]
+        for name, colour in zip(ESTIMATES, colours, strict=True):
             rows = found["methods"][name]["deciles"]
             x = [(row["low"] * row["high"]) ** 0.5 / 1000 for row in rows]
             for key, line in (("bias", ".-"), ("resolution", ".:")):

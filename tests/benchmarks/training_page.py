@@ -7,6 +7,7 @@ from typing import Any
 
 from tests.benchmarks.bars import Bar, bar_table
 from tests.benchmarks.side_by_side import markdown
+from tests.benchmarks.training_charge import ESTIMATES, charges_of
 from tests.benchmarks.training_figures import draw
 from tests.benchmarks.training_settings import TRUE_ELECTRONS, VARIATIONS
 
@@ -89,14 +90,22 @@ def bars(done: dict[str, Any], names: dict[str, str]) -> Iterator[Bar]:
     yield Bar("purity after tiling", names["beam"], 0.03, purity)
     yield Bar("purity after tiling", names["beam"], 0.07, purity, most=True)
     for name, title in names.items():
-        found = done.get(f"charge {name}")
+        found = charges_of(done, name)
         if found is not None:
-            network, planes = found["methods"]["network"], found["methods"]["mean of planes"]
-            for key, of in (("deciles", "collected charge"), ("estimated", "estimate")):
-                worst = max(abs(row["bias"]) for row in network[key])
+            network, calibrated, planes = (found["methods"][key] for key in ESTIMATES)
+            for of, worst in (
+                ("collected charge, calibrated", _worst(calibrated["deciles"])),
+                ("collected charge", _worst(network["deciles"])),
+                ("estimate", _worst(network["estimated"])),
+            ):
                 yield Bar(f"largest median bias of the charge in a decile of the {of}", title, 0.05, worst, most=True)
-            ratio = network["resolution"] / planes["resolution"]
-            yield Bar("resolution of the charge / that of the mean of the planes", title, 0.8, ratio, most=True)
+            for of, ratio in (("", network["resolution"]), (", calibrated,", calibrated["resolution"])):
+                what = f"resolution of the charge{of} / that of the mean of the planes"
+                yield Bar(what, title, 0.8, ratio / planes["resolution"], most=True)
+
+
+def _worst(rows: list[dict[str, float]]) -> float:
+    return max(abs(row["bias"]) for row in rows)
 
 
 def _about(settings: dict[str, Any], done: dict[str, Any]) -> str:
@@ -188,7 +197,7 @@ def _variations(done: dict[str, Any], settings: dict[str, Any], names: dict[str,
 
 
 def _charge(done: dict[str, Any], settings: dict[str, Any], names: dict[str, str]) -> Iterator[str]:
-    found = {title: done[f"charge {name}"] for name, title in names.items() if f"charge {name}" in done}
+    found = {title: figures for name, title in names.items() if (figures := charges_of(done, name)) is not None}
     if not found:
         return
     yield "## Charge"
@@ -196,39 +205,38 @@ def _charge(done: dict[str, Any], settings: dict[str, Any], names: dict[str, str
 their score. Bias: median of estimate / collected, less 1; resolution: half the width of its central 68 % over its
 median, what is left when the bias is taken off (the planes' charges are shared among all voxels, ghosts too). The net
 starts from the weights of the ghost net and trains
-{settings["charge"]["train"]["max_minutes"]:g} minutes ({done["train charge"]["epochs"]} epochs)."""
+{settings["charge"]["train"]["max_minutes"]:g} minutes ({done["train charge"]["epochs"]} epochs). *Calibrated*: by
+`larstore calibrate`, fitted with the images that were trained on, sample by sample."""
     rows, estimated = [], []
     for title, figures in found.items():
-        network, planes = figures["methods"]["network"], figures["methods"]["mean of planes"]
-        for label, n, p in [
-            *((f"{a['low'] / 1000:.1f} – {a['high'] / 1000:.1f} ke", a, b)
-              for a, b in zip(network["deciles"], planes["deciles"], strict=True)),
-            ("all", network, planes),
-        ]:  # fmt: skip
-            rows.append([title, label, *_sums({"network": n, "mean of planes": p})])
+        methods = [figures["methods"][name] for name in ESTIMATES]
+        for number, row in enumerate(methods[0]["deciles"]):
+            label = f"{row['low'] / 1000:.1f} – {row['high'] / 1000:.1f} ke"
+            rows.append([title, label, *_columns([method["deciles"][number] for method in methods])])
+        rows.append([title, "all", *_columns(methods)])
         estimated += [
             [title, f"{row['low'] / 1000:.1f} – {row['high'] / 1000:.1f} ke", f"{row['bias']:+.3f}",
              f"{row['resolution']:.3f}"]
-            for row in network["estimated"]
+            for row in methods[0]["estimated"]
         ]  # fmt: skip
-    columns = ["bias, network", "resolution", "bias, mean of planes", "resolution"]
+    columns = [word for name in ESTIMATES for word in (f"bias, {name}", "resolution")]
     yield "By decile of the collected charge: what voxels of that much are taken for."
     yield markdown(["held-out events", "collected", *columns], rows)
     yield """By decile of the network's estimate: how far voxels that read so much are off. Of all estimates from the
-same inputs one with the least absolute error has no bias here, and is drawn to the middle in the table above."""
+same inputs one with the least absolute error has no bias here, and is drawn to the middle in the table above; the
+calibrated one is the other way round. None of finite resolution can be without bias in both."""
     yield markdown(["held-out events", "estimate", "bias", "resolution"], estimated)
     yield "Σ estimate over the voxels kept at score 0.5, over Σ collected of all true voxels, image by image, less 1:"
     yield markdown(
         ["held-out events", *columns],
-        [[title, *_sums(figures["sums"])] for title, figures in found.items()],
+        [[title, *_columns([figures["sums"][name] for name in ESTIMATES])] for title, figures in found.items()],
     )
     yield _picture("quality-charge.svg")
     yield response_line(settings)
 
 
-def _sums(sums: dict[str, Any]) -> list[str]:
-    pairs = [(method, key) for method in ("network", "mean of planes") for key in ("bias", "resolution")]
-    return [f"{sums[method][key]:+.3f}" if key == "bias" else f"{sums[method][key]:.3f}" for method, key in pairs]
+def _columns(found: list[dict[str, float]]) -> list[str]:
+    return [text for each in found for text in (f"{each['bias']:+.3f}", f"{each['resolution']:.3f}")]
 
 
 def _how(results: dict[str, Any], done: dict[str, Any]) -> Iterator[str]:

@@ -23,7 +23,8 @@ from train.records.folder import RunFolder
 
 STATE = "state.json"
 BEE = "depos/protodune-sp-truthDepo-6evt-bee.zip"
-SCORES, CHARGE = "network", "charge"  # predictions in a store; the charge itself is CHARGE-charge
+# Predictions in a store; the charge itself is CHARGE-charge. TRAINED: the same of the images that were trained on.
+SCORES, CHARGE, TRAINED, CALIBRATED = "network", "charge", "trained", "calibrated"
 
 
 class StepError(RuntimeError):
@@ -109,6 +110,7 @@ class Bench:
         yield Step("train charge", lambda: self._train("charge", s.charge))
         for sample in s.samples:
             yield Step(f"charge {sample.name}", lambda x=sample: self._charge(x))
+            yield Step(f"calibrate {sample.name}", lambda x=sample: self._calibrate(x))
 
     def _sim(self, name: str) -> Path:
         return self.folder / "sim" / name
@@ -216,3 +218,15 @@ class Bench:
         self._infer(sample.name, files, "charge", CHARGE)
         scale = self.settings.charge["data"]["scale"]
         return charge_figures(self._store(sample.name), SCORES, f"{CHARGE}-charge", scale, files)
+
+    def _calibrate(self, sample: Sample) -> dict[str, Any]:
+        """With the images that were trained on, for those held out."""
+        files, held_out = self._files(sample), self._held_out(sample)
+        trained = files[0], files[sample.train - 1]
+        self._infer(sample.name, trained, "charge", TRAINED)
+        self._command(
+            f"calibrate {sample.name}", "calibrate", self._store(sample.name), "--prediction", f"{CHARGE}-charge",
+            "--fit-prediction", f"{TRAINED}-charge", "--fit-files", f"{trained[0]}:{trained[1]}",
+            "--name", CALIBRATED, "--files", f"{held_out[0]}:{held_out[1]}",
+        )  # fmt: skip
+        return charge_figures(self._store(sample.name), SCORES, CALIBRATED, 1.0, held_out)

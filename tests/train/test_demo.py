@@ -1,10 +1,7 @@
-"""The demo: its directory, its stages, and (slow) the whole way with few events."""
+"""The demo: its directory and its stages. tests/test_wheel.py goes the whole way with few events."""
 
 import dataclasses
-import json
 import re
-import subprocess
-import sys
 from importlib.metadata import version
 
 import numpy as np
@@ -16,7 +13,7 @@ import larstore
 from larstore.errors import ConfigError, LarstoreError
 from larstore.testing import make_store
 from train.config import make_config
-from train.demo import STATE, Demo, run_commands, typed
+from train.demo import Demo, run_commands, typed
 from train.demo_report import write_report
 from train.demo_settings import FULL, PREDICTION, QUICK
 from train.results.evaluation import evaluate
@@ -114,25 +111,3 @@ def test_report_of_what_was_done(tmp_path):
     ):
         assert text in page, text
     assert "Tiling found 90.9% of the true voxels, and only 30.0%" in page
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_the_whole_way(tmp_path):
-    folder = tmp_path / "demo"
-    command = [sys.executable, "-m", "larstore.cli", "demo", "-o", str(folder), "--quick"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert str(folder / "report.html") in done.stdout
-    summary = json.loads((folder / "evaluation/summary.json").read_text(encoding="utf-8"))
-    report = (folder / "report.html").read_text(encoding="utf-8")
-    for key in ("average_precision", "average_precision_no_cut", "average_precision_plane_agreement"):
-        assert f"{summary[key]:.3f}" in report
-    for stage in ("simulate", "preprocess", "train", "infer", "evaluate", "view"):
-        assert f"larstore {stage} " in report
-    assert (folder / "events/event.html").exists()
-    state = (folder / STATE).read_text(encoding="utf-8")
-    again = subprocess.run(command, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
-    assert again.stderr.count("(done before)") == 6
-    assert (folder / STATE).read_text(encoding="utf-8") == state

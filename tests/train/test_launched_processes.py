@@ -44,6 +44,23 @@ def test_no_name_in_the_temporary_directory_at_any_time(tmp_path, monkeypatch):
     assert seen == [[None, None]]
 
 
+def test_processes_of_a_checkout_find_its_packages(tmp_path, monkeypatch):
+    """Where nothing is installed: the folder that holds ``train`` comes last on their path."""
+    seen = []
+
+    def popen(command, env, **_):
+        seen.append((command[command.index("-m") + 1], env["PYTHONPATH"].split(os.pathsep)))
+        raise RuntimeError("seen enough")
+
+    monkeypatch.setenv("PYTHONPATH", "first")
+    monkeypatch.setattr(launch.subprocess, "Popen", popen)
+    with pytest.raises(RuntimeError, match="seen enough"):
+        launch.launch(TWO, make_config(run_values("s.zarr", tmp_path / "run", [0, 1], None)))
+    (module, path), *_ = seen
+    assert path[0] == "first"
+    assert Path(path[-1], *module.split(".")).with_suffix(".py").samefile(launch.__file__)
+
+
 @pytest.mark.slow
 def test_the_error_of_a_process_is_raised_in_its_class(tmp_path):
     """The task reaches the processes, and what went wrong comes back."""

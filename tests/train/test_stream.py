@@ -1,5 +1,7 @@
 """`ImageStream` on a small store: right arrays, right order under any number of workers, exact continuation."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -207,20 +209,46 @@ def test_images_over_the_budget_are_counted_and_logged(store, tmp_path, copy_of_
         assert [b["coords"].tolist() for b in fixed] == [b["coords"].tolist() for b in fixed]
 
 
-def broken_rows(store, out, start, count):
-    """Rows with a NaN in the second image."""
-    read_rows(store, out, start, count)
-    if "voxels/charge" in out:
-        out["voxels/charge"][int(count[0]) + 3, 1] = np.nan
+def break_charges(monkeypatch, row):
+    """A NaN in a row of all charges that are read, however they are."""
+    read_arrays = larstore.Store.read_arrays
 
+    def broken_arrays(self, *args):
+        found = read_arrays(self, *args)
+        found["voxels/charge"][row, 1] = np.nan
+        return found
 
-def test_charge_that_is_no_number_names_the_image(store, monkeypatch):
-    reader = ImageReader(store.select())
+    def broken_rows(store, out, start, count):
+        read_rows(store, out, start, count)
+        out["voxels/charge"][row, 1] = np.nan
+
+    monkeypatch.setattr(larstore.Store, "read_arrays", broken_arrays)
     monkeypatch.setattr("train.streaming.reading.read_rows", broken_rows)
-    with pytest.raises(larstore.errors.DamageError, match=r"s\.zarr: image \(0, 0, 5\): charge holds NaN.*Fix:"):
-        reader(np.array([0, 1, 2]))
+
+
+@pytest.mark.parametrize(("images", "wrong"), [([0, 1, 2], 1), ([3, 0, 2], 0)], ids=["neighbours", "anywhere"])
+def test_charge_that_is_no_number_names_the_image(store, monkeypatch, images, wrong):
+    reader = ImageReader(store.select())
+    images = np.array(images)
+    key = re.escape(str(tuple(reader.keys[wrong].tolist())))
+    break_charges(monkeypatch, int(reader.count[images[0]]) + 3)
+    with pytest.raises(larstore.errors.DamageError, match=rf"s\.zarr: image {key}: charge holds NaN.*Fix:"):
+        reader(images)
     with pytest.raises(larstore.errors.DamageError, match="image 7: charge holds NaN"):
-        read_voxels(store, reader.start[:2], reader.count[:2], lambda image: f"image {6 + image}")
+        read_voxels(store, reader.start[images], reader.count[images], lambda image: f"image {6 + image}")
+
+
+def test_large_charges_are_numbers(store, monkeypatch):
+    """Though their sum is none."""
+    read_arrays = larstore.Store.read_arrays
+
+    def large(self, *args):
+        found = read_arrays(self, *args)
+        found["voxels/charge"][:] = np.finfo(np.float32).max
+        return found
+
+    monkeypatch.setattr(larstore.Store, "read_arrays", large)
+    assert (ImageReader(store.select())(np.array([0, 1])).features == np.finfo(np.float32).max).all()
 
 
 def test_images_without_voxels_stay_in_the_batch(store):

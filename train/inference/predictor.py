@@ -167,7 +167,9 @@ class Predictor:
         columns = self.store.index_columns
         start, count = (part.astype(np.int64) for part in columns.places("voxel", rows))
         keys = [columns.keys(row) for row in rows.tolist()]
-        coords, charge = read_voxels(self.store, start, count, lambda image: f"{self.store.path}: image {keys[image]}")
+        coords, charge, _ = read_voxels(
+            self.store, start, count, lambda image: f"{self.store.path}: image {keys[image]}"
+        )
         unknown = np.zeros((len(coords), 1), np.float32)
         sample = Sample(coords, charge, unknown, unknown)
         # No transform of an inference is random.

@@ -80,16 +80,18 @@ class ImageReader:
         ``empty`` makes the arrays. Raises DamageError for a charge that is not finite, and whatever reading raises.
         """
         start, count = self.start[images], self.count[images]
-        truth, weight = (empty(int(count.sum()), np.float32) for _ in range(2))
-        coords, charge = read_voxels(
-            self.store, start, count, lambda image: self.where(int(images[image])), truth, empty
+        coords, charge, truth = read_voxels(
+            self.store, start, count, lambda image: self.where(int(images[image])), empty, truth=True
         )
+        weight = empty(len(coords), np.float32)
         points = None if self.truth is None else self._points(images)
         if points is not None and self.kind != "truth":
             _place(truth, coords, *points, self.known[images])
         known = np.isfinite(truth)
-        weight[:] = known
-        if not known.all():
+        if known.all():
+            weight.fill(1)
+        else:
+            weight[:] = known
             truth[~known] = 0
         sample = Sample(coords, charge, truth[:, None], weight[:, None])
         if points is None or not self.full_y:
@@ -131,25 +133,40 @@ def read_voxels(
     start: Numbers,
     count: Numbers,
     where: Callable[[int], str],
-    truth: Floats | None = None,
     empty: Empty = np.empty,
-) -> tuple[Numbers, Floats]:
-    """Coordinates (n, 4) and charges (n, planes) of images, one after another, given by first rows and sizes.
+    truth: bool = False,
+) -> tuple[Numbers, Floats, Floats]:
+    """Coordinates (n, 4), charges (n, planes) and truth (n,) of images, one after another, by first rows and sizes.
 
-    The fourth coordinate is the image's number among them. ``where`` names an image in errors. ``truth`` (n,) is filled
-    too. Raises DamageError for a charge that is not finite: no store writes one.
+    The fourth coordinate is the image's number among them. ``where`` names an image in errors. Without ``truth`` there
+    is none of it. Raises DamageError for a charge that is not finite: no store writes one.
     """
-    coords: Numbers = empty((int(count.sum()), 4), np.int64)
-    charge = empty((len(coords), len(store.attributes["planes"])), np.float32)
-    arrays = (coords, charge) if truth is None else (coords, charge, truth)
-    read_rows(store, dict(zip(VOXELS, arrays, strict=False)), start, count)
+    n = int(count.sum())
+    coords: Numbers = empty((n, 4), np.int64)
+    if empty is np.empty and n and (start[1:] == (start + count)[:-1]).all():
+        # Neighbours in the store: the other arrays are what was decoded.
+        first = int(start[0])
+        paths = VOXELS if truth else VOXELS[:2]
+        found = store.read_arrays(paths, first, first + n, [coords[:, :3], *[None] * (len(paths) - 1)])
+        charge, told = found[VOXELS[1]], found.get(VOXELS[2])
+    else:
+        charge = empty((n, len(store.attributes["planes"])), np.float32)
+        told = empty(n, np.float32) if truth else None
+        arrays = (coords, charge) if told is None else (coords, charge, told)
+        read_rows(store, dict(zip(VOXELS, arrays, strict=False)), start, count)
     _number(coords, count)
-    if len(charge) and not (np.isfinite(charge.max()) and np.isfinite(charge.min())):
+    if n and not _finite(charge):
         wrong = int(np.argmin(np.isfinite(charge).all(axis=1)))
         raise DamageError(
             f"{where(int(coords[wrong, 3]))}: charge holds NaN or infinity. Fix: run larstore verify on the store"
         )
-    return coords, charge
+    return coords, charge, np.empty(0, np.float32) if told is None else told
+
+
+def _finite(values: Floats) -> bool:
+    """Whether all are finite: at once if their sum is, one by one where even finite ones may have none."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(values.sum())) or bool(np.isfinite(values).all())
 
 
 def read_rows(store: Any, out: dict[str, npt.NDArray[Any]], start: Numbers, count: Numbers) -> None:
@@ -167,31 +184,24 @@ def read_rows(store: Any, out: dict[str, npt.NDArray[Any]], start: Numbers, coun
     reached = np.maximum.accumulate(high)
     gap = store.reader(next(iter(out))).layout.chunk_rows
     breaks = (np.flatnonzero(low[1:] - reached[:-1] >= gap) + 1).tolist()
+    # Neighbours that are neighbours in the store, too, are copied together.
+    apart = (low[1:] != high[:-1]) | (to[1:] - to[:-1] != (high - low)[:-1])
+    wanted: list[tuple[str, int, int, npt.NDArray[Any]]] = []
+    copies: list[tuple[npt.NDArray[Any], npt.NDArray[Any], list[tuple[int, int, int]]]] = []
     for a, b in pairwise([0, *breaks, len(used)]):
         first, last = int(low[a]), int(reached[b - 1])
-        if (low[a + 1 : b] == high[a : b - 1]).all() and (
-            to[a + 1 : b] - to[a : b - 1] == (high - low)[a : b - 1]
-        ).all():
-            at = int(to[a])
-            _read(store, first, last, {path: values[at : at + last - first] for path, values in out.items()})
-            continue
-        # Rows of the same type and width: a block of them is copied as it lies in memory.
-        read = {path: np.empty((last - first, *v.shape[1:]), v.dtype) for path, v in out.items()}
-        _read(store, first, last, read)
-        # Neighbours that are neighbours in the store, too, are copied together.
-        apart = (low[a + 1 : b] != high[a : b - 1]) | (to[a + 1 : b] - to[a : b - 1] != (high - low)[a : b - 1])
-        bounds = [a, *(np.flatnonzero(apart) + a + 1).tolist(), b]
+        bounds = [a, *(np.flatnonzero(apart[a : b - 1]) + a + 1).tolist(), b]
         blocks = [(int(to[i]), int(low[i]) - first, int(high[j - 1]) - first) for i, j in pairwise(bounds)]
         for path, values in out.items():
-            rows = read[path]
-            for at, begin, end in blocks:
-                values[at : at + end - begin] = rows[begin:end]
-
-
-def _read(store: Any, first: int, last: int, out: dict[str, npt.NDArray[Any]]) -> None:
-    """Rows [first, last) of arrays, to the first columns of ``out``."""
-    rooms = []
-    for path, values in out.items():
-        width = store.reader(path).layout.width
-        rooms.append(values[:, : width[0]] if width else values)
-    store.read_arrays(list(out), first, last, rooms)
+            if len(blocks) == 1:
+                room = values[blocks[0][0] :][: last - first]
+            else:
+                # Rows of the same type and width: a block of them is copied as it lies in memory.
+                room = np.empty((last - first, *values.shape[1:]), values.dtype)
+                copies.append((room, values, blocks))
+            width = store.reader(path).layout.width
+            wanted.append((path, first, last, room[:, : width[0]] if width else room))
+    store.read_ranges(wanted)
+    for room, values, blocks in copies:
+        for at, begin, end in blocks:
+            values[at : at + end - begin] = room[begin:end]

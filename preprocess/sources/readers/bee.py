@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,21 +50,13 @@ class BeeSource(DepoSource):
                 yield depo_event(self.path, event, [np.empty(0)] * 5, notes=notes)
                 continue
             name = f"{number}-{chosen}.json"
-            document = self._document(name)
-            columns = [self._column(event, name, document, key) for key in ("x", "y", "z", "q")]
-            if len({len(column) for column in columns}) != 1:
-                sizes = ", ".join(f"{key} {len(column)}" for key, column in zip("xyzq", columns, strict=True))
-                raise InputError(f"{self.path}: {name} has lists of unequal lengths ({sizes}). Fix: write it again.")
-            yield self._event(event, document, np.array(columns))
+            document = bee_document(self.path, name, read_zip_bytes(self.path, name, LARGEST_JSON))
+            yield self._event(event, document, bee_columns(self.path, event, name, document))
 
     @cached_property
     def _numbers(self) -> dict[int, set[str]]:
         """The sets of each event, by its number, ascending."""
-        found: dict[int, set[str]] = {}
-        for match in filter(None, map(MEMBER.fullmatch, zip_names(self.path))):
-            if str(int(match["number"])) == match["number"]:
-                found.setdefault(int(match["number"]), set()).add(match["set"])
-        return dict(sorted(found.items()))
+        return bee_sets(self.path)
 
     @cached_property
     def _chosen(self) -> str:
@@ -83,28 +76,6 @@ class BeeSource(DepoSource):
             "named <n>-truthDepo.json."
         )
 
-    def _document(self, name: str) -> dict[str, Any]:
-        data = read_zip_bytes(self.path, name, LARGEST_JSON)
-        try:
-            document = json.loads(data)
-        except (ValueError, RecursionError) as error:  # UnicodeDecodeError is one of ValueError's
-            reason = " ".join(str(error).split())[:100]
-            raise InputError(f"{self.path}: {name} is no JSON ({reason}). Fix: copy or write it again.") from error
-        if not isinstance(document, dict):
-            raise InputError(f"{self.path}: {name} holds no x, y, z, q. Fix: copy or write it again.")
-        return document
-
-    def _column(self, event: int, name: str, document: dict[str, Any], key: str) -> npt.NDArray[np.float64]:
-        values = document.get(key)
-        # bool is a kind of int, and strings would be parsed: neither is meant.
-        if not isinstance(values, list) or not set(map(type, values)) <= {int, float}:
-            raise InputError(f"{self.path}: {name} has no list of numbers {key!r}. Fix: copy or write it again.")
-        check_count(self.path, event, len(values))
-        try:
-            return np.array(values, np.float64)
-        except OverflowError as error:
-            raise InputError(f"{self.path}: {name} has too large a number in {key!r}. Fix: write it again.") from error
-
     def _event(self, event: int, document: dict[str, Any], columns: npt.NDArray[np.float64]) -> DepoEvent:
         n = columns.shape[1]
         notes = {"times unknown, taken as 0": n} if n else {}
@@ -115,6 +86,50 @@ class BeeSource(DepoSource):
         ident = str(document.get("eventNo", ""))
         event_id = int(ident) if re.fullmatch(r"[0-9]{1,18}", ident) else -1
         return depo_event(self.path, event, [*mm, np.zeros(n), columns[3]], event_id=event_id, notes=notes)
+
+
+def bee_sets(path: Path) -> dict[int, set[str]]:
+    """Number n of each event in a zip -> the names of its sets, ascending by n."""
+    found: dict[int, set[str]] = {}
+    for match in filter(None, map(MEMBER.fullmatch, zip_names(path))):
+        if str(int(match["number"])) == match["number"]:
+            found.setdefault(int(match["number"]), set()).add(match["set"])
+    return dict(sorted(found.items()))
+
+
+def bee_document(path: Path, name: str, data: bytes) -> dict[str, Any]:
+    """One set of an event from its JSON; InputError for what is none."""
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is one of ValueError's
+        reason = " ".join(str(error).split())[:100]
+        raise InputError(f"{path}: {name} is no JSON ({reason}). Fix: copy or write it again.") from error
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: {name} holds no x, y, z, q. Fix: copy or write it again.")
+    return document
+
+
+def bee_columns(
+    path: Path, event: int, name: str, document: dict[str, Any], keys: str = "xyzq"
+) -> npt.NDArray[np.float64]:
+    """(keys, n) x, y, z in cm and q of a document's points; InputError for lists of other things or unequal lengths."""
+    columns = [_column(path, event, name, document, key) for key in keys]
+    if len({len(column) for column in columns}) != 1:
+        sizes = ", ".join(f"{key} {len(column)}" for key, column in zip(keys, columns, strict=True))
+        raise InputError(f"{path}: {name} has lists of unequal lengths ({sizes}). Fix: write it again.")
+    return np.array(columns)
+
+
+def _column(path: Path, event: int, name: str, document: dict[str, Any], key: str) -> npt.NDArray[np.float64]:
+    values = document.get(key)
+    # bool is a kind of int, and strings would be parsed: neither is meant.
+    if not isinstance(values, list) or not set(map(type, values)) <= {int, float}:
+        raise InputError(f"{path}: {name} has no list of numbers {key!r}. Fix: copy or write it again.")
+    check_count(path, event, len(values))
+    try:
+        return np.array(values, np.float64)
+    except OverflowError as error:
+        raise InputError(f"{path}: {name} has too large a number in {key!r}. Fix: write it again.") from error
 
 
 def _recognises(probe: Probe) -> bool:

@@ -1,6 +1,7 @@
 // The event in 3D: faint points, coloured points, TPC outlines, and what is picked.
 const space = { parts: [], element: document.getElementById("space") };
-const ROUND_POINTS = 20000; // plotly makes a circle of so many triangles that more take seconds
+const NO_LINE = { x: [], y: [], z: [] };
+const ROUND_POINTS = 40000; // plotly makes a circle of so many triangles that more take seconds
 const FAINT = "#d3dae1", PICKED = "#f0a202";
 
 function pointTrace(event, part, marker) {
@@ -48,8 +49,8 @@ function drawSpace(event, state) {
   const traces = [
     pointTrace(event, faint, { size: 0.7 * size, color: FAINT, opacity: 0.3, symbol }),
     pointTrace(event, strong, { ...marker, symbol }),
-    lineTrace(event, event.outlines.own, "#7d8b99", 2.5),
-    lineTrace(event, state.frame === "detector" ? event.outlines.others : { x: [], y: [], z: [] }, "#c3ccd6", 1.5),
+    lineTrace(event, state.frame === "event" ? NO_LINE : event.outlines.own, "#7d8b99", 2.5),
+    lineTrace(event, state.frame === "detector" ? event.outlines.others : NO_LINE, "#c3ccd6", 1.5),
     { ...pointTrace(event, state.picked, { size: size + 2.5, color: PICKED }), hoverinfo: "skip" },
     lineTrace(event, cross(event, state), PICKED, 5),
     lostTrace(event, ["all", "true", "missed"].includes(state.show) && colour.name === "category", { size, symbol })];
