@@ -7,7 +7,7 @@ DEMO_DIR ?= demo-output
 BENCH_TRAINING_DIR ?= build/bench-training
 export LARSTORE_TEST_DATA ?= $(wildcard ../shared/data)
 
-.PHONY: venv demo test test-all lint format docs bench bench-docs bench-training clean
+.PHONY: venv demo test test-all lint format docs bench bench-docs bench-training pictures clean
 venv: $(STAMP)
 
 # Up to date as long as neither the dependencies nor the pins changed.
@@ -23,7 +23,7 @@ demo: venv
 test: venv
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
-# What takes longer: kills, a real Slurm, whole runs, notebooks, the wheel.
+# What takes longer: kills, a real Slurm, whole runs, notebooks, a browser, the wheel.
 test-all: venv
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
@@ -55,6 +55,10 @@ bench-docs: venv
 # How well the network learns, two hours on two cores; run again, it goes on where it stopped.
 bench-training: venv
 	$(BIN)/python -m tests.benchmarks.bench_training --work $(BENCH_TRAINING_DIR) --docs docs
+
+# The README's pictures and that of docs/looking.md, from a demo (run first if $(DEMO_DIR) holds none), by a headless Chromium.
+pictures: venv
+	$(BIN)/python -m tests.benchmarks.pictures --demo $(DEMO_DIR) --docs docs
 
 clean:
 	rm -rf $(VENV) build *.egg-info $(DEMO_DIR)

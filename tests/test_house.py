@@ -73,6 +73,7 @@ def test_help_is_light():
         "calibrate",
         "dqdx",
         "view",
+        "browse",
         "demo",
         "info",
         "verify",

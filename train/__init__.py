@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from train.inference.infer import infer
     from train.models import build_model
     from train.models.description import describe
-    from train.results.display import view
+    from train.results.display.page import view
     from train.results.evaluation import evaluate
     from train.results.solve_run import solve
     from train.resuming.importing import import_checkpoint
@@ -32,7 +32,7 @@ _PUBLIC = {
     "evaluate": "train.results.evaluation",
     "import_checkpoint": "train.resuming.importing",
     "solve": "train.results.solve_run",
-    "view": "train.results.display",
+    "view": "train.results.display.page",
 }
 __all__ = [
     "ImageStream",

@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from larstore.selection_options import Events, Files, Query, Samples, Tpcs, choose
+
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the configuration, e.g. train.n_epochs=5."),
@@ -15,6 +17,20 @@ FilesOption = Annotated[
 TpcsOption = Annotated[str | None, typer.Option("--tpcs", metavar="N,N", help="Only images of these TPCs.")]
 ConfigArgument = Annotated[Path, typer.Argument(help="YAML configuration, see configs/.", show_default=False)]
 StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="Path of the store.", show_default=False)]
+
+PredictionOption = Annotated[
+    str | None, typer.Option("--prediction", help="Show the scores of this prediction.", show_default="the only one")
+]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option("--threshold", help="Score from which a voxel is kept.", show_default="0.5, or 1000 electrons"),
+]
+MaxPointsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-points", min=1, help="Of more voxels 2 × 2 × 2 are drawn as one, and so on.", show_default="200000"
+    ),
+]
 
 
 def train(
@@ -195,22 +211,38 @@ def evaluate(
 
 def view(
     store: StoreArgument,
-    file: Annotated[int, typer.Argument(help="File number.", show_default=False)],
-    event: Annotated[int, typer.Argument(help="Event in the file.", show_default=False)],
-    tpc: Annotated[int, typer.Argument(help="TPC number.", show_default=False)],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="HTML", help="Page to write.")],
-    prediction: Annotated[str | None, typer.Option("--prediction", help="Show the scores of this prediction.")] = None,
-    threshold: Annotated[
-        float | None, typer.Option("--threshold", help="Score above which a voxel is kept.", show_default="0.5")
-    ] = None,
+    file: Annotated[int | None, typer.Argument(help="File number.", show_default=False)] = None,
+    event: Annotated[int | None, typer.Argument(help="Event in the file.", show_default=False)] = None,
+    tpc: Annotated[int | None, typer.Argument(help="TPC number.", show_default=False)] = None,
+    more: Annotated[int, typer.Option("--next", min=0, metavar="N", help="Also the N images after it.")] = 0,
+    files: Files = None,
+    events: Events = None,
+    tpcs: Tpcs = None,
+    query: Query = None,
+    sample: Samples = None,
+    prediction: PredictionOption = None,
+    threshold: ThresholdOption = None,
+    max_points: MaxPointsOption = None,
 ) -> None:
-    """One event in 3D as a page that opens without a network.
+    """Events in 3D with their wire planes, one or several, as a page that opens without a network.
 
-    Example: larstore view run.zarr 701 0 1 --prediction ghost3d -o event.html
+    Example: larstore view run.zarr 701 0 1 --next 9 --prediction ghost3d -o events.html
     """
-    from train.results.display import view as run
+    key = [number for number in (file, event, tpc) if number is not None]
+    chosen = any(option is not None for option in (files, events, tpcs, query, sample or None))
+    if len(key) not in (0, 3) or bool(key) == chosen or (more and not key):
+        raise typer.BadParameter(
+            "give FILE EVENT TPC, with or without --next, or choose images with --files, --events, --tpcs, --query or "
+            "--sample",
+            param_hint="FILE EVENT TPC",
+        )
+    from train.results.cloud import MAX_POINTS
+    from train.results.display.page import images_from, view_images
 
-    run(store, file, event, tpc, output, prediction=prediction, threshold=threshold)
+    part = choose(store, files, events, tpcs, query, sample)
+    images = images_from(part, key, 1 + more) if key else list(part)
+    view_images(images, output, prediction, threshold, max_points or MAX_POINTS)
     typer.echo(str(output))
 
 

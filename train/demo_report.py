@@ -70,13 +70,12 @@ def _findings(summary: dict[str, Any]) -> str:
 def _add_event(page: Page, demo: "Demo", store: Any) -> None:
     key = demo.median_event()
     cloud = make_cloud(find_image(store, *key), PREDICTION, MAX_POINTS)
-    left_out = cloud.n_voxels - len(cloud)
     caption = (
         f"File {key[0]}, event {key[1]}, TPC {key[2]}: of the held-out images the one with the median average "
         f"precision. Kept: score ≥ {THRESHOLD}. Drag to turn all pictures, scroll to zoom."
     )
-    if left_out:
-        caption += f" The {left_out:,} voxels with the smallest charge are not drawn."
+    if cloud.side > 1:
+        caption += f" Up to {cloud.side} × {cloud.side} × {cloud.side} voxels are drawn as one point."
     page.figure(comparison_figure(cloud, THRESHOLD), caption, SAME_VIEW)
     event = "events/event.html"
     page.links(

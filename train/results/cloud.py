@@ -7,23 +7,29 @@ import numpy as np
 import numpy.typing as npt
 
 from larstore.errors import StoreError
+from larstore.image import pack
 
 Floats = npt.NDArray[np.float32]
+MAX_POINTS = 200_000  # that a page still turns fluently
 
 
 @dataclass(frozen=True)
 class Cloud:
-    """The n voxels of an image that are drawn, all others counted.
+    """The n points that are drawn of an image: its voxels, or coarser ones where it has too many.
 
     Attributes:
         key: (file, event, tpc).
-        position: (n, 3) x (drift), y, z in ``unit``.
+        position: (n, 3) x (drift), y, z of the points' centres in ``unit``.
         unit: "cm", or "voxel" where the geometry does not tell the way back.
         charge: (n, planes) in ``charge_unit``; ``planes`` are their names.
-        truth, score: (n,), or None where there is none.
+        truth, score: (n,), or None where there is none. ``score`` is what the prediction gives.
         n_voxels: of the whole image; ``n_true`` of them are true (None without truth).
         up: axis of ``position`` that points up.
-        faintest: charge (mean of the planes) below which voxels were left out, None if all are drawn.
+        side: voxels along each side of a point: 1, or 2, 4 … of coarser ones. Their charges, truth and predicted
+            charges are sums, their scores the largest; nothing is left out.
+        coords: (n, 3) of the points in the image's voxels, each divided by ``side``.
+        collected: (n,) true electrons that reach the wires, None where they are not known.
+        predicts_charge: ``score`` is a charge in ``charge_unit``.
     """
 
     key: tuple[int, int, int]
@@ -36,8 +42,11 @@ class Cloud:
     score: Floats | None
     n_voxels: int
     n_true: int | None
-    faintest: float | None
+    coords: npt.NDArray[np.int64]
     up: int = 1
+    side: int = 1
+    collected: Floats | None = None
+    predicts_charge: bool = False
 
     def __len__(self) -> int:
         return len(self.position)
@@ -48,32 +57,80 @@ class Cloud:
         return np.asarray(self.charge.mean(axis=1)) if len(self) else np.zeros(0, np.float32)
 
 
-def make_cloud(image: Any, prediction: str | None, max_points: int) -> Cloud:
-    """The ``max_points`` voxels of an image with the largest charge. Raises StoreError for an unknown prediction."""
-    store, charge, truth = image.store, image.charge, image.truth
-    score = None if prediction is None else image.score(prediction)
-    n = len(charge)
-    shown = np.arange(n)
-    faintest = None
-    if n > max_points:
-        mean = charge.mean(axis=1)
-        shown = np.sort(np.argpartition(mean, n - max_points)[n - max_points :])
-        faintest = float(mean[shown].min())
-    position, unit = _positions(image)
+def make_cloud(image: Any, prediction: str | None, max_points: int = MAX_POINTS) -> Cloud:
+    """An image as at most about ``max_points`` points. StoreError for an unknown prediction.
+
+    Of an image with more voxels, 2 × 2 × 2 of them are one point, and so on until these are few enough.
+    """
+    store = image.store
+    values, predicts_charge = predicted(image, prediction)
+    collected = image.collected if image.truth is not None else None
+    columns: dict[str, Any] = {
+        "charge": image.charge,
+        "truth": image.truth,
+        "collected": None if collected is None or np.isnan(collected).any() else collected,
+        "score": values,
+    }
+    coords, side = image.coords.astype(np.int64), 1
+    while len(coords) > max(max_points, 1):
+        side *= 2
+        coords, columns = _coarser(coords, columns, of_score=np.add if predicts_charge else np.fmax)
+    position, unit = positions(image, coords, side)
+    truth = image.truth
     return Cloud(
         key=image.key,
-        position=position[shown],
+        position=position,
         unit=unit,
-        charge=charge[shown],
         planes=tuple(store.attributes["planes"]),
         charge_unit=store.attributes["units"],
-        truth=None if truth is None else truth[shown],
-        score=None if score is None else score[shown],
-        n_voxels=n,
+        n_voxels=len(image),
         n_true=None if truth is None else int((truth > 0).sum()),
-        faintest=faintest,
+        coords=coords,
         up=_up(image),
+        side=side,
+        predicts_charge=predicts_charge,
+        **columns,
     )
+
+
+def predicted(image: Any, prediction: str | None) -> tuple[Floats | None, bool]:
+    """What a prediction gives for an image's voxels (n,), charges in electrons, and whether it is charges.
+
+    A network gives charges times the ``data.scale`` of its training. StoreError where that is not one number.
+    """
+    if prediction is None:
+        return None, False
+    values = image.score(prediction)
+    about = image.store.predictions[prediction]
+    if about.get("output") != "charge":
+        return values, False
+    scales = set((about.get("config") or {}).get("data", {}).get("scale") or [1.0])
+    if len(scales) != 1:
+        raise StoreError(
+            f"{image.store.path}: prediction {prediction!r} is of charges with scales {sorted(scales)}, so their unit "
+            "is not known. Fix: look at a prediction whose training had one data.scale"
+        )
+    return (values / np.float32(scales.pop())).astype(np.float32), True
+
+
+def not_tiled(image: Any, side: int) -> Floats:
+    """(k, 3) centres of the points with true voxels that tiling did not find, in the unit of `positions`."""
+    if image.summary("truth_start") < 0:
+        return np.empty((0, 3), np.float32)
+    coords = image.truth_voxels[0]
+    lost = coords[~np.isin(pack(coords), pack(image.coords), assume_unique=True)]
+    return positions(image, np.unique(lost.astype(np.int64) // side, axis=0), side)[0]
+
+
+def _coarser(coords: npt.NDArray[np.int64], columns: dict[str, Any], of_score: Any) -> tuple[Any, dict[str, Any]]:
+    """2 × 2 × 2 points as one."""
+    keys, number = np.unique(pack((coords // 2).astype(np.uint16)), return_inverse=True)
+    order = np.argsort(number, kind="stable")
+    first = np.searchsorted(number[order], np.arange(len(keys)))
+    found = {name: None if each is None else np.add.reduceat(each[order], first) for name, each in columns.items()}
+    if columns["score"] is not None:
+        found["score"] = of_score.reduceat(columns["score"][order], first)
+    return coords[order[first]] // 2, found
 
 
 def _up(image: Any) -> int:
@@ -81,21 +138,22 @@ def _up(image: Any) -> int:
     return 1 if frame is None else int(np.argmax(np.abs(frame.up)))
 
 
-def _positions(image: Any) -> tuple[Floats, str]:
-    """Centimetres, or voxel numbers where the TPC's frame lacks drift speed, tick or zero."""
+def positions(image: Any, coords: npt.NDArray[np.int64], side: int) -> tuple[Floats, str]:
+    """(n, 3) centres of points (voxels divided by ``side``) in cm, or in voxels where the frame lacks drift or tick."""
     frame = image.store.geometry.tpcs.get(image.key[2])
     known = frame is not None and None not in (frame.drift_speed_mm_us, frame.tick_us, frame.tick_zero_drift)
+    centres = coords * side + (side - 1) / 2
     if known:
-        return image.position().astype(np.float32), "cm"
-    return image.coords.astype(np.float32), "voxel"
+        return image.position_of(centres).astype(np.float32), "cm"
+    return centres.astype(np.float32), "voxel"
 
 
 def find_image(store: Any, file: int, event: int, tpc: int) -> Any:
     """An image by its key. Raises StoreError with the nearest keys there are."""
+    if store.index_columns.find(file, event, tpc) is not None:
+        return store.image(file=file, event=event, tpc=tpc)
     selection = store.select()
     keys = np.stack([selection.column(name) for name in ("file", "event", "tpc")], axis=1).astype(np.int64)
-    if len(keys) and (keys == (file, event, tpc)).all(axis=1).any():
-        return store.image(file=file, event=event, tpc=tpc)
     distance = np.abs(keys - (file, event, tpc))
     nearest = keys[np.lexsort((distance[:, 1], distance[:, 0], distance[:, 2]))[:3]]
     near = ", ".join(" ".join(map(str, key)) for key in nearest.tolist()) or "none, the store is empty"

@@ -31,8 +31,9 @@ def comparison_figure(cloud: Cloud, threshold: float) -> go.Figure:
     assert cloud.score is not None
     charge = cloud.mean_charge
     kept = cloud.score >= threshold
+    points = "voxels" if cloud.side == 1 else f"points of {cloud.side}³ voxels"
     parts = [
-        (f"tiled: {len(cloud):,} voxels", np.ones(len(cloud), bool), charge),
+        (f"tiled: {len(cloud):,} {points}", np.ones(len(cloud), bool), charge),
         (f"kept by the network: {int(kept.sum()):,}", kept, charge),
     ]
     if cloud.truth is not None:
@@ -65,14 +66,17 @@ def _points(
 ) -> go.Scatter3d:
     columns = [column for _, column, _ in axes_of(cloud.up)]
     x, y, z = np.round(cloud.position[chosen][:, columns], 1).T
-    ticks = [t for t in (2, 2.7, 3, 3.7, 4, 4.7, 5, 5.7, 6) if low <= t <= high]
+    charges = [m * 10**d for d in range(7) for m in (1, 2, 5)]
+    ticks = [charge for charge in charges if low <= np.log10(charge) <= high]
+    if len(ticks) > 8:  # too near to each other
+        ticks = [charge for charge in ticks if not str(charge).startswith("2")]
     colorbar = {
         "title": {"text": cloud.charge_unit},
         "len": 0.7,
         "thickness": 12,
         "outlinewidth": 0,
-        "tickvals": ticks,
-        "ticktext": [f"{10**t / 1000:.3g} k" for t in ticks],
+        "tickvals": np.log10(ticks),
+        "ticktext": [f"{charge / 1000:g} k" for charge in ticks],
     }
     marker = {
         "size": 2.2 if len(x) < 8000 else 1.6,

@@ -105,10 +105,7 @@ def wire_system(
     slices, number = np.unique(np.asarray(coords[:, 0], np.int64), return_inverse=True)
     parts = []
     for p, each in enumerate(shares):
-        entries = sparse.coo_array(each)
-        keys = number[entries.row] * np.int64(each.shape[1]) + entries.col
-        known, row = np.unique(keys, return_inverse=True)
-        matrix = sparse.csr_array((entries.data, (row, entries.row)), shape=(len(known), n))
+        known, matrix = slice_wires(number, each)
         sums, told = wire_sums(matrix, values[:, p], (live >> p & 1).astype(bool))
         x, wire = np.divmod(known[told], each.shape[1])
         own = matrix[told]
@@ -117,6 +114,21 @@ def wire_system(
         parts.append((seen @ own, seen @ sums[told], slices[x], np.full(len(x), p), wire))
     matrices, *columns = zip(*parts, strict=True)
     return WireSystem(sparse.csr_array(sparse.vstack(matrices)), *(np.concatenate(column) for column in columns))
+
+
+def slice_wires(
+    number: npt.NDArray[np.int64], share: sparse.csr_array
+) -> tuple[npt.NDArray[np.int64], sparse.csr_array]:
+    """The wires of a plane, each slice's apart: (rows,) keys slice × wires + wire, ascending, and (rows, n) shares.
+
+    Args:
+        number: (n,) slice of each voxel, from 0.
+        share: (n, wires) sparse: the parts of each voxel's area on the plane's wires.
+    """
+    entries = sparse.coo_array(share)
+    keys = number[entries.row] * np.int64(share.shape[1]) + entries.col
+    known, row = np.unique(keys, return_inverse=True)
+    return known, sparse.csr_array((entries.data, (row, entries.row)), shape=(len(known), len(number)))
 
 
 def wire_sums(
