@@ -21,6 +21,13 @@ SAID = {
     "00_quickstart": ("6 images, ", "the others are ghosts", "average precision: 0.", "event.html"),
     "02_train_from_the_store": ("resuming: 12 images", "epoch 6: train_loss", "predictions in the store: ['first']"),
     "03_query_the_store": ("{'TPC 1': 30, 'TPC 5': 10}", "48 images, 19,200 voxels: no damage"),
+    "05_evaluate": (
+        "predictions: ['early', 'late']",
+        "early than late: -0.",
+        "differs",
+        "charges of: network",
+        "curves.svg",
+    ),
     "04_look_at_events": ("predictions: ['agreement']", "events.html: 4 events", "2 images, ", "plane w: 1.000"),
 }
 # pyzmq's and jupyter_client's event loops warn of their own clean-up.

@@ -181,11 +181,19 @@ def evaluate(
         str | None,
         typer.Option("--strata", metavar="KIND,KIND|all", help="Also for parts of the voxels: tpc, particle, energy …"),
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option("--cluster", metavar="local|FILE", help="Dask cluster that does it.", show_default="this process"),
+    ] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes of the cluster.")] = None,
 ) -> None:
     """Compare predictions with the truth: purity, efficiency, charge, with intervals, beside cuts without a network.
 
     Example: larstore evaluate run.zarr --prediction ghost3d --prediction ghost3d-old --coarsen 2,2,2 -o evaluation
     """
+    from contextlib import nullcontext
+
+    from larstore.clusters import cluster_client
     from larstore.option_values import whole_numbers
 
     chosen = _files(files), _tpcs(tpcs)
@@ -194,18 +202,21 @@ def evaluate(
     from train.results.strata import ALL
 
     kinds = None if strata is None else list(ALL) if strata == "all" else strata.split(",")
-    summary = run(
-        store,
-        prediction,
-        output,
-        files=chosen[0],
-        tpcs=chosen[1],
-        truth_threshold=truth_threshold,
-        coarsen=grains,
-        bootstrap=bootstrap,
-        seed=seed,
-        strata=kinds,
-    )
+    several = cluster is not None or workers is not None
+    with cluster_client(cluster or "local", workers) if several else nullcontext() as client:
+        summary = run(
+            store,
+            prediction,
+            output,
+            files=chosen[0],
+            tpcs=chosen[1],
+            truth_threshold=truth_threshold,
+            coarsen=grains,
+            bootstrap=bootstrap,
+            seed=seed,
+            strata=kinds,
+            client=client,
+        )
     _print_values(summary)
 
 

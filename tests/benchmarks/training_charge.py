@@ -9,7 +9,7 @@ import numpy.typing as npt
 import larstore
 from tests.benchmarks.training_settings import TRUE_ELECTRONS
 from train.results.baselines import mean_of_planes
-from train.results.evaluation import read_images
+from train.results.parts import read_images
 
 N_DECILES = 10
 ESTIMATES = "network", "calibrated", "mean of planes"

@@ -13,7 +13,7 @@ from tests.benchmarks.training_settings import TRUE_ELECTRONS
 from train.results.baselines import BASELINES
 from train.results.collecting import voxel_kinds
 from train.results.curves import TRUE, ScoreCounts
-from train.results.evaluation import read_images
+from train.results.parts import read_images
 from train.results.sp_area import SpCurve
 
 NETWORK = "network"

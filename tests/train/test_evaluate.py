@@ -12,7 +12,7 @@ from larstore.errors import StoreError
 from larstore.testing import add_images, make_image, make_store
 from train.results.curves import ScoreCounts
 from train.results.evaluation import evaluate as evaluate_all
-from train.results.evaluation import read_images
+from train.results.parts import read_images
 
 evaluate = partial(evaluate_all, figures=False, bootstrap=20)  # test_evaluate_compare.py has these
 

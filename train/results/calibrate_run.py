@@ -17,7 +17,7 @@ from larstore.format import truth_names
 from larstore.image import Image
 from larstore.store import Store
 from train.results.calibration import Calibration, fit_calibration
-from train.results.evaluation import read_images
+from train.results.parts import read_images
 from train.streaming.choosing import expect_images, expect_tpcs
 
 FIT_VOXELS = 20_000_000  # true voxels that are looked at, at most: some 500 MB

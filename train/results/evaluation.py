@@ -1,16 +1,13 @@
 """Compare predictions with the truth, and with cuts that need no network: figures, intervals, tables, a page."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 import larstore
 from larstore.errors import StoreError
-from larstore.image import Image
-from larstore.selection import Selection
 from train.results.collecting import Collector, Strata
 from train.results.merits import (
     charge_table,
@@ -20,6 +17,7 @@ from train.results.merits import (
     merits_of,
     reliability_table,
 )
+from train.results.parts import collect
 from train.results.prediction_kinds import prediction_kinds
 from train.results.strata import Strata as KnownStrata
 from train.results.summarising import curve_table, summary_of
@@ -27,6 +25,9 @@ from train.results.tables import write_json, write_table
 from train.results.tallies import REPLICAS, EventWeights
 from train.results.voxel_classes import truth_levels
 from train.results.voxels import check_factors
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 
 def evaluate(
@@ -43,6 +44,7 @@ def evaluate(
     strata: Sequence[str] | Strata | None = None,
     figures: bool = True,
     max_voxels: int = 4_000_000,
+    client: "Client | None" = None,
 ) -> dict[str, Any]:
     """Write summary.json, tables, figures and evaluate.html into ``out_dir``; returns the summary.
 
@@ -59,6 +61,7 @@ def evaluate(
         strata: kinds of `train.results.strata` (or an object like it): parts of the voxels that get the same figures.
         figures: also draw PNG and SVG files.
         max_voxels: voxels read at a time; a larger image is read alone.
+        client: of a Dask cluster (`preprocess.make_cluster`) whose workers take parts of the images.
 
     Raises:
         StoreError: no such prediction, nothing selected, nothing predicted, or ``out_dir`` cannot be written.
@@ -68,9 +71,8 @@ def evaluate(
     kinds = prediction_kinds(store, [prediction] if isinstance(prediction, str) else list(prediction))
     grains = [check_factors(factors) for factors in dict.fromkeys(map(tuple, coarsen))]
     parts = KnownStrata(store, strata, truth_threshold) if isinstance(strata, Sequence) else strata
-    collected = Collector(
-        kinds, truth_levels(store.attributes["units"], truth_threshold), EventWeights(bootstrap, seed), grains, parts
-    )
+    levels = truth_levels(store.attributes["units"], truth_threshold)
+    empty = partial(Collector, kinds, levels, EventWeights(bootstrap, seed), grains, parts)
     selection = store.select(files=files, tpcs=tpcs)
     if not len(selection):
         raise StoreError(
@@ -82,9 +84,7 @@ def evaluate(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"{folder}: {error.strerror}. Fix: another output directory") from error
-    for image in read_images(selection, max_voxels, kinds[0].name):
-        collected.add(image)
-    collected.finish()
+    collected = collect(selection, empty, max_voxels, client)
     if not collected.n_images:
         names = ", ".join(repr(kind.name) for kind in kinds)
         raise StoreError(
@@ -127,14 +127,3 @@ def evaluate(
 
         draw_figures(summary, tables, folder / "figures")
     return summary
-
-
-def read_images(selection: Selection, max_voxels: int, prediction: str | None = None) -> Iterator[Image]:
-    """The images of a selection with their arrays, read in runs of at most ``max_voxels`` (one image at least)."""
-    ends = np.cumsum(selection.column("voxel_count").astype(np.int64))
-    start = 0
-    while start < len(selection):
-        before = int(ends[start - 1]) if start else 0
-        stop = max(int(np.searchsorted(ends, before + max_voxels, side="right")), start + 1)
-        yield from selection.read(start, stop, prediction)
-        start = stop
