@@ -1,7 +1,8 @@
 """The one command, `larstore`: the store's own subcommands, and those that other packages add by entry point."""
 
 import sys
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
+from typing import Annotated
 
 import typer
 
@@ -27,8 +28,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Wire read-outs of a LArTPC to sparse 3D images in one Zarr store, and to a trained network.",
 )
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        print(f"larstore {version('larstore')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    _: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_tell_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Wire read-outs of a LArTPC to sparse 3D images in one Zarr store, and to a trained network."""
 
 
 def build_app() -> typer.Typer:

@@ -168,11 +168,13 @@ class Image:
 
     @property
     def collected(self) -> Values:
-        """(n,) float32 true electrons that reach the wires (0: a ghost), all NaN where the input did not tell."""
+        """(n,) float32 true electrons that reach the wires, 0: a ghost, NaN: not known, or the input did not tell."""
         voxels, columns = self.truth_voxels, self.truth_columns
         if voxels is None or "collected" not in columns:
             return np.full(len(self), np.nan, dtype=np.float32)
-        return at_voxels(self.coords, voxels[0], columns["collected"])
+        found = at_voxels(self.coords, voxels[0], columns["collected"])
+        truth = self.truth
+        return found if truth is None else np.where(np.isnan(truth), truth, found)
 
     def score(self, name: str) -> Values:
         """(n,) float32 of prediction ``name``, NaN where it has not been predicted."""

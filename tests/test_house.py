@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "preprocess": {"larstore", "preprocess"},
     "train": {"larstore", "train"},
 }
-HEAVY = ("torch", "numba", "dask", "distributed", "lightning", "plotly", "scipy", "h5py")
+HEAVY = ("torch", "numba", "dask", "distributed", "lightning", "plotly", "scipy", "h5py", "matplotlib", "pyarrow")
 
 
 def imported_packages(path: Path) -> set[str]:
@@ -56,6 +56,7 @@ def test_help_is_light():
         "detector",
         "export",
         "import-xy",
+        "import-points",
         "inspect",
         "preprocess",
         "redownsample",
@@ -69,6 +70,8 @@ def test_help_is_light():
         "infer",
         "evaluate",
         "solve",
+        "calibrate",
+        "dqdx",
         "view",
         "browse",
         "demo",

@@ -160,22 +160,52 @@ def infer(
 
 def evaluate(
     store: StoreArgument,
-    prediction: Annotated[str, typer.Option("--prediction", help="Name of the prediction.")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Directory for curves and tables.")],
+    prediction: Annotated[
+        list[str], typer.Option("--prediction", metavar="NAME", help="Prediction; several times to compare them.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Directory for page, tables, figures.")],
     files: FilesOption = None,
     tpcs: TpcsOption = None,
     truth_threshold: Annotated[
         float, typer.Option("--truth-threshold", help="A voxel is true above this many electrons.")
     ] = 0.0,
+    coarsen: Annotated[
+        list[str] | None,
+        typer.Option("--coarsen", metavar="X,Y,Z", help="Also with so many voxels taken as one; several times."),
+    ] = None,
+    bootstrap: Annotated[
+        int, typer.Option("--bootstrap", metavar="N", min=0, help="Replicas for the 95 % intervals; 0 for none.")
+    ] = 200,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the replicas.")] = 0,
+    strata: Annotated[
+        str | None,
+        typer.Option("--strata", metavar="KIND,KIND|all", help="Also for parts of the voxels: tpc, particle, energy …"),
+    ] = None,
 ) -> None:
-    """Compare a prediction with the truth: average precision, curves, baselines.
+    """Compare predictions with the truth: purity, efficiency, charge, with intervals, beside cuts without a network.
 
-    Example: larstore evaluate run.zarr --prediction ghost3d -o evaluation
+    Example: larstore evaluate run.zarr --prediction ghost3d --prediction ghost3d-old --coarsen 2,2,2 -o evaluation
     """
-    chosen = _files(files), _tpcs(tpcs)
-    from train.results.evaluation import evaluate as run
+    from larstore.option_values import whole_numbers
 
-    summary = run(store, prediction, output, files=chosen[0], tpcs=chosen[1], truth_threshold=truth_threshold)
+    chosen = _files(files), _tpcs(tpcs)
+    grains = [whole_numbers(text, "--coarsen") for text in coarsen or ()]
+    from train.results.evaluation import evaluate as run
+    from train.results.strata import ALL
+
+    kinds = None if strata is None else list(ALL) if strata == "all" else strata.split(",")
+    summary = run(
+        store,
+        prediction,
+        output,
+        files=chosen[0],
+        tpcs=chosen[1],
+        truth_threshold=truth_threshold,
+        coarsen=grains,
+        bootstrap=bootstrap,
+        seed=seed,
+        strata=kinds,
+    )
     _print_values(summary)
 
 

@@ -299,7 +299,8 @@ trainer:
 **metrics**: binary and regression metrics of torchmetrics, with or without their "Binary"; `BinAccuracy` is
 BinaryAccuracy. Binary ones compare scores with truth > 0, those of regression with the truth. Those of a fixed
 precision, recall … give the value, not its threshold. Those that keep every score (AveragePrecision without
-`thresholds`) are computed for validation only.
+`thresholds`) are computed for validation only. Ours, whose memory does not grow: PooledAveragePrecision, and of charges
+ChargeBias, ChargeHalfWidth and ChargeResolution ([definitions](evaluating.md#figures)).
 """
 
 

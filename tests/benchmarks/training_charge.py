@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 import larstore
 from tests.benchmarks.training_settings import TRUE_ELECTRONS
+from train.results.baselines import mean_of_planes
 from train.results.evaluation import read_images
 
 N_DECILES = 10
@@ -66,13 +67,6 @@ def charges_of(done: dict[str, Any], name: str) -> dict[str, Any] | None:
     calibrated = done[f"calibrate {name}"]
     both = {key: {**figures[key], "calibrated": calibrated[key]["network"]} for key in ("methods", "sums")}
     return {**figures, **both}
-
-
-def mean_of_planes(charge: npt.NDArray[np.float32], live: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """(n,) mean of the live planes' charges, 0 where none is live."""
-    is_live = (live[:, None] >> np.arange(charge.shape[1], dtype=np.uint8) & 1).astype(bool)
-    total = np.where(is_live, charge.astype(np.float64), 0.0).sum(axis=1)
-    return np.asarray(total / np.maximum(is_live.sum(axis=1), 1))
 
 
 def compare(estimate: npt.NDArray[Any], reference: npt.NDArray[Any]) -> dict[str, Any]:

@@ -11,8 +11,9 @@ import numpy.typing as npt
 import larstore
 from tests.benchmarks.training_settings import TRUE_ELECTRONS
 from train.results.baselines import BASELINES
+from train.results.collecting import voxel_kinds
 from train.results.curves import TRUE, ScoreCounts
-from train.results.evaluation import read_images, voxel_kinds
+from train.results.evaluation import read_images
 from train.results.sp_area import SpCurve
 
 NETWORK = "network"
@@ -30,8 +31,7 @@ class _Method:
 
     def add(self, score: npt.NDArray[np.float32], truth: npt.NDArray[np.float32]) -> None:
         self.areas.append(self.curve.add(score, truth))
-        # `voxel_kinds` compares with >, the measure of 2021 with >=
-        kind = voxel_kinds(truth, len(score), float(np.nextafter(np.float32(TRUE_ELECTRONS), np.float32(0))))
+        kind = voxel_kinds(truth, len(score), TRUE_ELECTRONS)
         self.pooled.add(score, kind)
         alone = ScoreCounts()
         alone.add(score, kind)

@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from importlib.metadata import version
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
 import larstore
-from larstore import store_cli
+from larstore import cli, store_cli
 from larstore.errors import StoreError
 from larstore.index import Index
 from larstore.notebook_views import store_html
@@ -32,6 +33,11 @@ def made(tmp_path_factory):
 @pytest.fixture
 def path(made, tmp_path):
     return shutil.copytree(made, tmp_path / "a.zarr")
+
+
+def test_version():
+    done = CliRunner().invoke(cli.app, ["--version"])
+    assert (done.exit_code, done.output) == (0, f"larstore {version('larstore')}\n")
 
 
 def test_info(path):

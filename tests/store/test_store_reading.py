@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numcodecs import blosc
 
 import larstore
-from larstore import reading
+from larstore import pieces, reading
 from larstore.codecs import (
     MOST_LOCKED,
     CorruptError,
@@ -113,13 +113,13 @@ def test_few_chunks_are_read_without_threads(path, monkeypatch):
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
 def test_every_chunk_is_read_once_by_any_number_of_threads(path, monkeypatch, threads):
     taken = []
-    fill = reading._Piece.fill
+    fill = pieces.Piece.fill
 
     def noted(piece, run):
         taken.extend((piece.reader.layout.path, number) for number in run)
         fill(piece, run)
 
-    monkeypatch.setattr(reading._Piece, "fill", noted)
+    monkeypatch.setattr(pieces.Piece, "fill", noted)
     monkeypatch.setattr(reading, "n_threads", lambda: threads)
     plain = zarr.open_group(path, mode="r")
     for start, stop in ((0, ROWS), (100, 1000), (70, 400)):
@@ -269,8 +269,8 @@ def test_what_a_user_does_to_an_array_is_not_read_again(path):
 
 def test_the_rest_of_the_last_chunk_is_decoded_once(path, monkeypatch):
     taken = []
-    fill = reading._Piece.fill
-    monkeypatch.setattr(reading._Piece, "fill", lambda piece, run: taken.extend(run) or fill(piece, run))
+    fill = pieces.Piece.fill
+    monkeypatch.setattr(pieces.Piece, "fill", lambda piece, run: taken.extend(run) or fill(piece, run))
     store = larstore.open(path)
     for start, stop in ((0, 1000), (1000, 2000), (2000, 2010)):
         store.read_rows("voxels/live", start, stop)

@@ -36,6 +36,21 @@ def test_the_target_is_the_column_that_was_asked_for(store):
     assert not np.array_equal(image.truth, image.collected)
 
 
+def test_voxels_whose_truth_is_not_known_have_no_weight(tmp_path):
+    """As those that bridge two faces of a joined image, though the image does tell."""
+    path = tmp_path / "run.zarr"
+    larstore.create(path, geometry=make_geometry(), provenance={}, truth_columns=("collected",))
+    image = make_image(0, 0, 1, 200, truth_columns=("collected",))
+    image.truth[5:9] = np.nan
+    add_images(path, [image])
+    (stored,) = larstore.open(path).select()
+    assert np.flatnonzero(np.isnan(stored.collected)).tolist() == [5, 6, 7, 8]
+    for kind in ("truth", "collected"):
+        (batch,) = loader(path, kind, [0, 0])
+        assert np.flatnonzero(batch["weight"] == 0).tolist() == [5, 6, 7, 8]
+        assert not batch["target"][5:9].any()
+
+
 def test_an_image_that_does_not_tell_is_refused(store):
     with pytest.raises(ConfigError, match=r"\(1, 0, 1\) has no collected truth to train on. Fix: .*data.truth: truth"):
         list(loader(store, "collected", [1, 1]))

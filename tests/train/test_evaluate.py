@@ -1,6 +1,7 @@
 """`evaluate` on small stores: figures, files, what is left out, what is refused."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,10 @@ import larstore
 from larstore.errors import StoreError
 from larstore.testing import add_images, make_image, make_store
 from train.results.curves import ScoreCounts
-from train.results.evaluation import evaluate, read_images
+from train.results.evaluation import evaluate as evaluate_all
+from train.results.evaluation import read_images
+
+evaluate = partial(evaluate_all, figures=False, bootstrap=20)  # test_evaluate_compare.py has these
 
 
 def predict(path, name="net", files=None, score=None):

@@ -1,4 +1,4 @@
-"""Metrics by name, from torchmetrics; the research code's BinAccuracy is one of them."""
+"""Metrics by name, from torchmetrics and our own; the research code's BinAccuracy is one of them."""
 
 import warnings
 from functools import partial
@@ -13,10 +13,15 @@ from larstore.settings import did_you_mean
 from train.named import call_named
 from train.objective.voxel_loss import VoxelLoss
 from train.processes.distributed import from_first, size, to_first
+from train.results.metrics.charge import ChargeBias, ChargeHalfWidth, ChargeResolution
+from train.results.metrics.curves_of_bins import HistogramMetric, PooledAveragePrecision
 from train.schema import NamedSection
 
 RENAMED = {"BinAccuracy": "BinaryAccuracy"}  # score > 0.5 against the label
-
+# Ours that have one number a voxel can be compared by; their states do not grow.
+OWN: dict[str, type[torchmetrics.Metric]] = {
+    metric.__name__: metric for metric in (ChargeBias, ChargeHalfWidth, ChargeResolution, PooledAveragePrecision)
+}
 
 # Of torchmetrics, without a number for pairs of outputs and references; the reason.
 CURVES = "gives no single number. Fix: larstore evaluate, which draws curves"
@@ -78,7 +83,7 @@ class Metrics:
         """Take in one batch: output (n, outputs), target and weight (n, 1)."""
         pairs = {binary: self.compared(output.detach(), target, weight, binary) for binary in (True, False)}
         for metric in self.metrics.values():
-            values, references = pairs[type(metric).__name__.startswith("Binary")]
+            values, references = pairs[_is_binary(metric)]
             if len(values):
                 metric.to(values.device).update(values, references)
 
@@ -96,6 +101,11 @@ class Metrics:
             metric.reset()
         agreed: dict[str, float] = from_first(values)
         return agreed
+
+
+def _is_binary(metric: torchmetrics.Metric) -> bool:
+    """Whether it compares with labels, not with the target itself."""
+    return type(metric).__name__.startswith("Binary") or isinstance(metric, HistogramMetric)
 
 
 def keeps_all(metric: torchmetrics.Metric) -> bool:
@@ -147,14 +157,14 @@ def _value(metric: torchmetrics.Metric) -> float:
 
 
 def make_metric(section: NamedSection) -> torchmetrics.Metric:
-    """One metric by its torchmetrics name, with or without "Binary". Raises ConfigError."""
-    known = _known()
+    """One metric by its torchmetrics name, with or without "Binary", or one of ``OWN``. Raises ConfigError."""
+    known = _known() | OWN
     name = RENAMED.get(section.name, section.name)
     name = f"Binary{name}" if f"Binary{name}" in known else name
     if name in REFUSED:
         raise ConfigError(f"metrics: {section.name} {REFUSED[name]}")
     if name not in known:
-        valid = metric_names()
+        valid = [*OWN, *metric_names()]
         near = did_you_mean(section.name, [*RENAMED, *valid, *(each.removeprefix("Binary") for each in valid)])
         raise ConfigError(
             f"metrics: {section.name!r} is unknown. Fix: {near}BinAccuracy, AveragePrecision, or another binary or "
@@ -165,5 +175,6 @@ def make_metric(section: NamedSection) -> torchmetrics.Metric:
         warnings.filterwarnings("ignore", message=".*save all targets and predictions")
         # `Metrics.compute` adds up what several processes took in.
         make = partial(known[name], sync_on_compute=False)
-        metric: torchmetrics.Metric = call_named(make, section.name, section.arguments, "metrics")
+        hidden = ("bins",) if name in OWN else ()
+        metric: torchmetrics.Metric = call_named(make, section.name, section.arguments, "metrics", hidden=hidden)
     return metric

@@ -24,6 +24,18 @@ def no_cut(charge: npt.NDArray[np.float32], live: npt.NDArray[np.uint8]) -> Scor
     return np.zeros(len(charge), np.float32)
 
 
+def live_planes(charge: npt.NDArray[np.float32], live: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """(n, planes) whether a plane's charge comes from real wires only."""
+    return (live[:, None] >> np.arange(charge.shape[1], dtype=np.uint8) & 1).astype(bool)
+
+
+def mean_of_planes(charge: npt.NDArray[np.float32], live: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """(n,) mean of the live planes' charges, 0 where none is live."""
+    is_live = live_planes(charge, live)
+    total = np.where(is_live, charge.astype(np.float64), 0.0).sum(axis=1)
+    return np.asarray(total / np.maximum(is_live.sum(axis=1), 1))
+
+
 def live_extremes(
     charge: npt.NDArray[np.float32], live: npt.NDArray[np.uint8]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
@@ -31,8 +43,7 @@ def live_extremes(
 
     A voxel without any live plane counts as one whose planes all hold nothing.
     """
-    planes = np.arange(charge.shape[1], dtype=np.uint8)
-    is_live = (live[:, None] >> planes & 1).astype(bool)
+    is_live = live_planes(charge, live)
     positive = np.maximum(charge.astype(np.float64), 0.0)
     low = np.where(is_live, positive, np.inf).min(axis=1)
     high = np.where(is_live, positive, 0.0).max(axis=1)

@@ -1,6 +1,7 @@
 """Purity–efficiency curves of a score from counts that are pooled over images, in bounded memory."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -88,10 +89,20 @@ class ScoreCounts:
         kind = np.concatenate([k for _, k in self._waiting])
         count = np.concatenate([self._count, kind[:, None] == np.arange(3)])
         self._waiting, self._n_waiting = [], 0
+        self._put(score, count)
+
+    def _put(self, score: npt.NDArray[np.float32], count: npt.NDArray[np.int64]) -> None:
         self._score, self._count = _sum_equal(self._cut(score), count)
         while len(self._score) > self.limit:
             self.bits_cut += 1
             self._score, self._count = _sum_equal(self._cut(self._score), self._count)
+
+    def merge(self, other: Self) -> None:
+        """Add what another one took in."""
+        self._merge()
+        other._merge()
+        self.bits_cut = max(self.bits_cut, other.bits_cut)
+        self._put(np.concatenate([self._score, other._score]), np.concatenate([self._count, other._count]))
 
     def _cut(self, score: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         mask = np.uint32(0xFFFFFFFF >> self.bits_cut << self.bits_cut)

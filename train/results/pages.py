@@ -1,4 +1,4 @@
-"""Figures and page of an evaluation, drawn from its summary and curves alone."""
+"""Figures and tables that pages about evaluations share, drawn from a summary and its tables alone."""
 
 import math
 from typing import Any
@@ -9,53 +9,21 @@ import plotly.graph_objects as go
 
 from larstore.report import Page
 
-COLOURS = {"network": "#1f5fa8", "no_cut": "#8a96a3", "plane_agreement": "#d1701f", "smallest_charge": "#2b8a5a"}
+COLOURS = {"no_cut": "#8a96a3", "plane_agreement": "#d1701f", "smallest_charge": "#2b8a5a", "mean_of_planes": "#8a96a3"}
+OF_PREDICTIONS = ("#1f5fa8", "#a8326e", "#6a4fb3", "#12858c", "#8c6d12")
 GHOST_COLOUR, TRUE_COLOUR, ALL_COLOUR = "#c2c9d1", "#1f5fa8", "#5d6b7a"
 
 
-def evaluation_page(summary: dict[str, Any], curves: pd.DataFrame, images: pd.DataFrame) -> Page:
-    """The page of one evaluation: figures where there is truth, counts and score histogram where there is none."""
-    name = summary["prediction"]
-    sample = summary["sample"] or "unnamed sample"
-    page = Page(f"Evaluation of {name!r}", f"{summary['store']} · {summary['detector']} · {sample}")
-    if summary["has_truth"]:
-        page.cards(headline(summary))
-    else:
-        kept = next(row for row in summary["kept"] if row["threshold"] == 0.5)
-        page.cards(
-            [
-                (f"voxels kept of {summary['voxels']:,} (score ≥ 0.5)", f"{kept['kept']:,}"),
-                ("kept fraction", fixed(kept["kept_fraction"])),
-            ]
-        )
-        page.paragraph("There is no truth in this store: neither purity nor efficiency can be known.")
-    page.paragraph(_images_sentence(summary), note=True)
-    if summary["has_truth"]:
-        page.heading("Network and baselines")
-        add_methods(page, summary, curves)
-    page.heading("Scores")
-    page.figure(histogram_figure(summary), "Voxels per bin of the score. The vertical axis is logarithmic.")
-    page.heading("What a cut on the score keeps")
-    add_kept(page, summary)
-    if summary["has_truth"] and len(images) > 1:
-        page.heading("Image by image")
-        page.figure(images_figure(images), "Average precision of each image against its purity after tiling.")
-    page.heading("Definitions")
-    for each in summary["methods"].values():
-        page.paragraph(f"{each['label']}: {each['definition']}.")
-    page.paragraph(
-        f"A voxel is true where truth > {summary['truth_threshold']:g} {summary['units']}, else a ghost; voxel size "
-        f"{' × '.join(map(str, summary['downsample']))} (ticks × pixels × pixels). Purity = true and kept / kept. "
-        "Efficiency = true and kept / true and tiled; efficiency (all) = true and kept / all true voxels. "
-        "Average precision = Σ (efficiency − efficiency before) × purity over all thresholds, without interpolation."
-    )
-    return page
+def colour(summary: dict[str, Any], name: str) -> str:
+    """Of a method, the same in all figures."""
+    predictions = list(summary["predictions"])
+    return OF_PREDICTIONS[predictions.index(name) % len(OF_PREDICTIONS)] if name in predictions else COLOURS[name]
 
 
 def headline(summary: dict[str, Any]) -> list[tuple[str, str]]:
     """The average precisions of all methods (that of no cut is the purity), and the tiling's efficiency."""
     return [
-        ("AP of the network", fixed(summary["average_precision"])),
+        (f"AP of {_first_label(summary)}", fixed(summary["average_precision"])),
         ("AP of the planes' agreement", fixed(summary["average_precision_plane_agreement"])),
         ("AP of the smallest plane charge", fixed(summary["average_precision_smallest_charge"])),
         ("AP of no cut = purity after tiling", fixed(summary["average_precision_no_cut"])),
@@ -66,12 +34,19 @@ def headline(summary: dict[str, Any]) -> list[tuple[str, str]]:
 def add_methods(page: Page, summary: dict[str, Any], curves: pd.DataFrame) -> None:
     """The curves and the table of the methods."""
     page.figure(curve_figure(summary, curves), "Purity against efficiency relative to the true voxels that were tiled.")
-    head = ["", "AP, pooled", "AP, mean of images", "± sd", "at score ≥", "purity", "efficiency", "efficiency (all)"]
+    head = ["", "AP, pooled", "95 %", "AP, mean of images", "± sd", "at score ≥", "purity", "efficiency"]
+    head.append("efficiency (all)")
     keys = ["average_precision", "average_precision_image_mean", "average_precision_image_sd"]
     best = ["best_purity", "best_efficiency", "best_efficiency_all"]
     rows = [
-        [m["label"], *(fixed(m[key]) for key in keys), f"{m['best_threshold']:.4g}".replace("-", "−")]
-        + [fixed(m[key]) for key in best]
+        [
+            m["label"],
+            fixed(m[keys[0]]),
+            ends(m.get(f"{keys[0]}_interval")),
+            *(fixed(m[key]) for key in keys[1:]),
+            number(m["best_threshold"]),
+            *(fixed(m[key]) for key in best),
+        ]
         for m in summary["methods"].values()
     ]
     page.table(head, rows, strong=0)
@@ -86,7 +61,7 @@ def add_kept(page: Page, summary: dict[str, Any]) -> None:
             [*head, "purity", "efficiency", "efficiency (all)"],
             [*keys, "purity", "efficiency", "efficiency_all"],
         )
-    rows = [[f"{r['threshold']:.1f}", f"{r['kept']:,}", *(fixed(r[key]) for key in keys)] for r in summary["kept"]]
+    rows = [[f"{r['threshold']:,g}", f"{r['kept']:,}", *(fixed(r[key]) for key in keys)] for r in summary["kept"]]
     page.table(head, rows)
 
 
@@ -98,7 +73,7 @@ def curve_figure(summary: dict[str, Any], curves: pd.DataFrame) -> go.Figure:
         x, y = points["efficiency"].to_numpy(), points["purity"].to_numpy()
         if name == "no_cut" and len(points):
             x, y = np.array([0.0, 1.0]), np.repeat(y[-1], 2)
-        line = {"color": COLOURS[name], "width": 3 if name == "network" else 2}
+        line = {"color": colour(summary, name), "width": 3 if name in summary["predictions"] else 2}
         if name == "no_cut":
             line["dash"] = "dash"
         label = f"{method['label']} (AP {fixed(method['average_precision'])})"
@@ -134,13 +109,14 @@ def histogram_figure(summary: dict[str, Any]) -> go.Figure:
     return figure
 
 
-def images_figure(images: pd.DataFrame) -> go.Figure:
-    """Average precision of each image, network and planes' agreement, against its purity after tiling."""
+def images_figure(summary: dict[str, Any], images: pd.DataFrame) -> go.Figure:
+    """Average precision of each image, predictions and planes' agreement, against its purity after tiling."""
     figure = go.Figure()
     key = [f"file {r.file} event {r.event} TPC {r.tpc}" for r in images[["file", "event", "tpc"]].itertuples()]
-    for name, label in (("network", "network"), ("plane_agreement", "planes agree")):
+    for name in (*summary["predictions"], "plane_agreement"):
+        label = summary["methods"][name]["label"]
         hover = "%{text}<br>purity %{x:.3f}<br>AP %{y:.3f}<extra>" + label + "</extra>"
-        marker = {"color": COLOURS[name], "size": 8, "line": {"color": "#fff", "width": 1}}
+        marker = {"color": colour(summary, name), "size": 8, "line": {"color": "#fff", "width": 1}}
         figure.add_scatter(
             x=images["ap_no_cut"],
             y=images[f"ap_{name}"],
@@ -170,19 +146,22 @@ def layout(x_title: str, y_title: str, height: int = 430) -> dict[str, Any]:
     }
 
 
+def ends(found: list[float] | None) -> str:
+    """The ends of an interval; a dash where there is none."""
+    return "–" if found is None else f"{number(found[0])}\u00a0…\u00a0{number(found[1])}"
+
+
+def number(value: float) -> str:
+    """Three decimals, four below 0.01, none from 1,000 up."""
+    decimals = 0 if abs(value) >= 1000 else 4 if 0 < abs(value) < 0.01 else 3
+    return f"{value:,.{decimals}f}".replace("-", "−")
+
+
 def fixed(value: float | None) -> str:
     """A number with three decimals; a dash where it is not known."""
     return "–" if value is None or math.isnan(value) else f"{value:.3f}".replace("-", "−")
 
 
-def _images_sentence(summary: dict[str, Any]) -> str:
-    parts = [f"{summary['images']:,} of {summary['images_selected']:,} selected images, {summary['voxels']:,} voxels."]
-    if summary["has_truth"]:
-        parts.append(f"{summary['voxels_true']:,} are true, of {summary['truth_voxels']:,} true voxels in all.")
-    if summary["images_not_predicted"]:
-        parts.append(f"{summary['images_not_predicted']:,} images without a complete prediction are left out.")
-    if summary["has_truth"] and summary["images_without_truth"]:
-        parts.append(f"{summary['images_without_truth']:,} images have no truth and count for scores only.")
-    if summary["scores_rounded"]:
-        parts.append("To bound memory, scores that differ in their last bits only were taken as equal.")
-    return " ".join(parts)
+def _first_label(summary: dict[str, Any]) -> str:
+    first = next(iter(summary["predictions"]))
+    return "the network" if first == "network" else str(summary["methods"][first]["label"])

@@ -41,12 +41,7 @@ class SpCurve:
 
     def add(self, score: npt.NDArray[np.float32], truth: npt.NDArray[np.float32]) -> float:
         """Take in the voxels of an event, score (n,) and truth (n,); returns the area of the event alone."""
-        known = np.isfinite(truth)
-        score, true = score[known], truth[known] >= self.truth_threshold
-        kept, true_kept = _above(score), _above(score[true])
-        n_true = int(true.sum())
-        efficiency = true_kept / n_true if n_true else np.ones(len(THRESHOLDS))
-        purity = np.divide(true_kept, kept, out=np.ones(len(THRESHOLDS)), where=kept > 0)
+        efficiency, purity = event_curve(score, truth, self.truth_threshold)
         self.efficiencies.append(efficiency)
         self.purities.append(purity)
         return area(efficiency, purity)
@@ -67,9 +62,27 @@ class SpCurve:
         return area(self.efficiency, self.purity) if self.efficiencies else float("nan")
 
 
+def event_curve(
+    score: npt.NDArray[np.float32], truth: npt.NDArray[np.float32], truth_threshold: float = TRUE_ELECTRONS
+) -> tuple[Floats, Floats]:
+    """Efficiency and purity (50,) of the voxels of one event, score (n,) and truth (n,)."""
+    known = np.isfinite(truth)
+    score, true = score[known], truth[known] >= truth_threshold
+    kept, true_kept = _above(score), _above(score[true])
+    n_true = int(true.sum())
+    efficiency = true_kept / n_true if n_true else np.ones(len(THRESHOLDS))
+    return efficiency, np.divide(true_kept, kept, out=np.ones(len(THRESHOLDS)), where=kept > 0)
+
+
 def area(efficiency: Floats, purity: Floats) -> float:
     """The staircase under a curve of (k,) points by ascending threshold, closed at efficiency 0."""
-    return float((efficiency - np.append(efficiency[1:], 0.0)) @ purity)
+    return float(areas(efficiency, purity))
+
+
+def areas(efficiency: Floats, purity: Floats) -> Floats:
+    """`area` of many curves (..., k)."""
+    after = np.concatenate([efficiency[..., 1:], np.zeros_like(efficiency[..., :1])], axis=-1)
+    return np.asarray(((efficiency - after) * purity).sum(-1))
 
 
 def _above(score: npt.NDArray[np.float32]) -> Floats:

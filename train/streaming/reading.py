@@ -86,7 +86,9 @@ class ImageReader:
         weight = empty(len(coords), np.float32)
         points = None if self.truth is None else self._points(images)
         if points is not None and self.kind != "truth":
+            unknown = np.isnan(truth)  # where TPCs are bridged, in images that do tell
             _place(truth, coords, *points, self.known[images])
+            truth[unknown] = np.nan
         known = np.isfinite(truth)
         if known.all():
             weight.fill(1)

@@ -1,0 +1,83 @@
+"""What is added up of a charge: ratios to the true charge, per voxel, per event and against the true charge."""
+
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from train.results.metrics.charge import N_RATIO_BINS, ratio_bins
+from train.results.tallies import EventKey, EventWeights, Floats, Tally
+from train.results.voxel_classes import Level
+
+# Bins of the true charge of a voxel, electrons: below the first edge, …, from the last one up.
+CHARGE_EDGES = np.array([1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5])
+POPULATIONS = ("true", "true, with charge")  # all true and tiled voxels; those to which a charge was given
+OF_EVENTS = ("all", "true")  # Σ kept / Σ all true charge; Σ over true and tiled voxels of both
+
+
+class ChargeTally:
+    """Sums of one charge over events; the parts of an event (its TPCs) must follow on each other.
+
+    Attributes:
+        ratios: (level, population, bin of the true charge, bin of the ratio): voxels.
+        events: (of events, bin of the ratio): events.
+        totals: Σ kept charge, Σ |kept - true charge| over tiled voxels, Σ true charge of these, Σ all true charge.
+    """
+
+    def __init__(self, levels: tuple[Level, ...], weights: EventWeights) -> None:
+        self.levels = levels
+        shape = (len(levels), len(POPULATIONS), len(CHARGE_EDGES) + 1, N_RATIO_BINS)
+        self.ratios, self.events = Tally(shape, weights), Tally((len(OF_EVENTS), N_RATIO_BINS), weights)
+        self.totals = Tally((4,), weights)
+        self._event = np.zeros((len(OF_EVENTS), 2))  # estimate and reference
+
+    def add(
+        self,
+        key: EventKey,
+        estimate: npt.NDArray[np.float64],
+        kept: npt.NDArray[np.bool_],
+        truth: npt.NDArray[np.float32],
+        reference: npt.NDArray[np.float32],
+        everything: float,
+    ) -> None:
+        """Take in an image.
+
+        Args:
+            estimate: (n,) charge of each voxel, electrons.
+            kept: (n,) voxels that hold their charge; elsewhere it counts as 0, but for the ratios of true voxels.
+            truth: (n,) by which a voxel is true; NaN where not known.
+            reference: (n,) true charge that the estimate is compared with.
+            everything: that of all truth voxels of the image.
+        """
+        some = np.isfinite(truth) & (reference > 0)
+        estimate, reference = estimate.astype(np.float64), reference.astype(np.float64)
+        ratios = ratio_bins(torch.from_numpy(estimate[some]), torch.from_numpy(reference[some])).numpy()
+        charges = np.searchsorted(CHARGE_EDGES, reference[some], side="right")
+        cell = charges * N_RATIO_BINS + ratios
+        size = (len(CHARGE_EDGES) + 1) * N_RATIO_BINS
+        found = np.zeros(self.ratios.shape)
+        for number, level in enumerate(self.levels):
+            true = truth[some] >= np.float32(level.least)
+            for population, chosen in enumerate((true, true & (estimate[some] > 0))):
+                found[number, population] = np.bincount(cell[chosen], minlength=size).reshape(-1, N_RATIO_BINS)
+        self.ratios.add(key, found)
+        held = np.where(kept, estimate, 0.0)
+        is_true = np.isfinite(truth) & (truth >= np.float32(self.levels[0].least))
+        self._event += [[held.sum(), everything], [estimate[is_true].sum(), reference[is_true].sum()]]
+        self.totals.add(key, [held.sum(), np.abs(held - reference).sum(), reference.sum(), everything])
+
+    def end_event(self, key: EventKey) -> None:
+        """All images of the event ``key`` have been taken in."""
+        found: Floats = np.zeros(self.events.shape)
+        for number, (estimate, reference) in enumerate(self._event):
+            if reference > 0:
+                at = ratio_bins(torch.tensor([estimate]), torch.tensor([reference]))
+                found[number, int(at)] = 1.0
+        self.events.add(key, found)
+        self._event[:] = 0.0
+
+    def merge(self, other: Self) -> None:
+        """Add what another one took in of other events."""
+        for mine, theirs in ((self.ratios, other.ratios), (self.events, other.events), (self.totals, other.totals)):
+            mine.merge(theirs)

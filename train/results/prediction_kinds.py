@@ -1,0 +1,89 @@
+"""What a prediction holds: a score from 0 to 1, or a charge and in which unit, as its attributes in the store say."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from larstore.errors import StoreError
+from larstore.store import Store
+
+SCORE_CUT = 0.5  # a charge of a network of both is kept where its score reaches it
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A prediction to evaluate.
+
+    Attributes:
+        name: in the store.
+        is_charge: it holds charges, not scores.
+        scale: charges are electrons (the store's units) × this.
+        reference: column that charges are compared with, ``collected`` or ``truth``.
+        kept_by: the score, of the same network, that says which voxels hold the charge; "" where the charge says it.
+    """
+
+    name: str
+    is_charge: bool = False
+    scale: float = 1.0
+    reference: str = "truth"
+    kept_by: str = ""
+
+    @property
+    def definition(self) -> str:
+        """One sentence for the page."""
+        if not self.is_charge:
+            return "the prediction's score"
+        where = f", where the score {self.kept_by} is at least {SCORE_CUT}," if self.kept_by else ""
+        return f"the predicted charge{where} against the electrons of the column {self.reference}; as a score, itself"
+
+
+def prediction_kinds(store: Store, names: Sequence[str]) -> list[Kind]:
+    """What each of these predictions of a store holds.
+
+    A charge (attribute ``output``) of a network is in electrons × ``data.scale`` of its training, for the target
+    ``data.truth``; one of `larstore solve` is in electrons, for those that reach the wires (``collected``), or the
+    truth where the store does not know these. One of `larstore calibrate` is in electrons, for what it was calibrated
+    to, and kept by what keeps the charges that it was made from.
+
+    Raises:
+        StoreError: no such prediction, one given twice, or a charge whose unit its attributes leave open.
+    """
+    known = store.predictions
+    for name in names:
+        if name not in known:
+            there = ", ".join(sorted(known)) or "none yet"
+            raise StoreError(
+                f"{store.path}: no prediction {name!r}. Fix: one of those there are ({there}), or larstore infer"
+            )
+    if not names or len(set(names)) < len(names):
+        raise StoreError(f"{store.path}: predictions {', '.join(names) or '(none)'}. Fix: at least one, each once")
+    return [_kind(store, name, known) for name in names]
+
+
+def _kind(store: Store, name: str, known: dict[str, dict[str, Any]]) -> Kind:
+    about = known[name]
+    if about.get("output") != "charge":
+        return Kind(name)
+    has_collected = "collected" in store.root.truth_columns
+    if "calibration" in about:
+        of = about["calibrated"]
+        same = known.get(of, {}).get("checkpoint_sha256") == about["calibrated_sha256"]
+        return Kind(name, True, 1.0, about["calibration"]["truth"], _kind(store, of, known).kept_by if same else "")
+    if "config" not in about:  # the solver's
+        return Kind(name, True, 1.0, "collected" if has_collected else "truth")
+    data = about["config"].get("data", {})
+    scales = set(data.get("scale") or [1.0])
+    if len(scales) != 1 or min(scales) <= 0:
+        raise StoreError(
+            f"{store.path}: prediction {name!r} was trained with data.scale {data['scale']}, so its charges have no "
+            "one unit. Fix: train with one scale above 0 for all stores"
+        )
+    reference = "collected" if data.get("truth") == "collected" else "truth"
+    if reference == "collected" and not has_collected:
+        raise StoreError(
+            f"{store.path}: prediction {name!r} is of collected electrons, which this store does not know. "
+            "Fix: preprocess with truth that has them"
+        )
+    scores = name.removesuffix("-charge")
+    same = scores != name and known.get(scores, {}).get("checkpoint_sha256") == about["checkpoint_sha256"]
+    return Kind(name, True, float(scales.pop()), reference, scores if same else "")
