@@ -195,7 +195,7 @@ def test_charges_are_compared_with_what_is_collected(tmp_path):
         for shard, images in writer.groups(larstore.open(path).select()):
             writer.write(shard, [(each, each.charge[:, 2]) for each in images])
         writer.commit()
-    with pytest.raises(StoreError, match=r"'mixed' is of charges with scales \[1\.0, 2\.0\]"):
+    with pytest.raises(StoreError, match=r"several scales \[1\.0, 2\.0\]: the unit of its charges is not known"):
         make_cloud(larstore.open(path).select()[0], "mixed")
 
 

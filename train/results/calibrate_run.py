@@ -17,6 +17,7 @@ from larstore.format import truth_names
 from larstore.image import Image
 from larstore.store import Store
 from train.results.calibration import Calibration, fit_calibration
+from train.results.charge_scale import charge_scale
 from train.results.parts import read_images
 from train.streaming.choosing import expect_images, expect_tpcs
 
@@ -77,7 +78,7 @@ def calibrate(
             f"{source.path}: prediction {fit_prediction or prediction!r} is of another network or solver than "
             f"{prediction!r} of {target.path}. Fix: larstore infer with the same checkpoint on both"
         )
-    scale = _scale(about)
+    scale = charge_scale(about)
     chosen = source.select(files=fit_files)
     expect_images(chosen)
     calibration, n_images, n_voxels = _fit(chosen, fit_prediction or prediction, scale, truth)
@@ -111,18 +112,6 @@ def _charges(store: Store, name: str) -> dict[str, Any]:
             "charge network, or larstore solve"
         )
     return about
-
-
-def _scale(about: dict[str, Any]) -> float:
-    """What a prediction's numbers are multiplied by, electrons × scale: ``data.scale`` of the network's training."""
-    scale = (about.get("config") or {}).get("data", {}).get("scale") or 1.0
-    scales = {float(each) for each in (scale if isinstance(scale, list) else [scale]) if each is not None} or {1.0}
-    if len(scales) > 1:
-        raise StoreError(
-            f"a network trained with several scales {sorted(scales)}: the unit of its charges is not known. "
-            "Fix: train with one data.scale"
-        )
-    return scales.pop()
 
 
 def _fit(selection: Any, prediction: str, scale: float, truth: Truth) -> tuple[Calibration, int, int]:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from larstore.errors import StoreError
 from larstore.image import pack
+from train.results.charge_scale import charge_scale
 
 Floats = npt.NDArray[np.float32]
 MAX_POINTS = 200_000  # that a page still turns fluently
@@ -96,7 +97,8 @@ def make_cloud(image: Any, prediction: str | None, max_points: int = MAX_POINTS)
 def predicted(image: Any, prediction: str | None) -> tuple[Floats | None, bool]:
     """What a prediction gives for an image's voxels (n,), charges in electrons, and whether it is charges.
 
-    A network gives charges times the ``data.scale`` of its training. StoreError where that is not one number.
+    A network gives charges times the ``data.scale`` of its training. StoreError where that is not one number, or for an
+    unknown prediction.
     """
     if prediction is None:
         return None, False
@@ -104,13 +106,7 @@ def predicted(image: Any, prediction: str | None) -> tuple[Floats | None, bool]:
     about = image.store.predictions[prediction]
     if about.get("output") != "charge":
         return values, False
-    scales = set((about.get("config") or {}).get("data", {}).get("scale") or [1.0])
-    if len(scales) != 1:
-        raise StoreError(
-            f"{image.store.path}: prediction {prediction!r} is of charges with scales {sorted(scales)}, so their unit "
-            "is not known. Fix: look at a prediction whose training had one data.scale"
-        )
-    return (values / np.float32(scales.pop())).astype(np.float32), True
+    return (values / np.float32(charge_scale(about))).astype(np.float32), True
 
 
 def not_tiled(image: Any, side: int) -> Floats:

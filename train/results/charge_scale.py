@@ -1,0 +1,25 @@
+"""What a prediction's charges are multiplied by."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from larstore.errors import StoreError
+
+
+def charge_scale(about: Mapping[str, Any]) -> float:
+    """Electrons × scale are the numbers of a prediction of charges: ``data.scale`` of a network's training, else 1.
+
+    Args:
+        about: the prediction's attributes, as in `Store.predictions`.
+
+    Raises:
+        StoreError: stores of the training had different scales, so that the unit is not known.
+    """
+    scale = (about.get("config") or {}).get("data", {}).get("scale") or 1.0
+    scales = {float(each) for each in (scale if isinstance(scale, list) else [scale]) if each is not None} or {1.0}
+    if len(scales) > 1:
+        raise StoreError(
+            f"a network trained with several scales {sorted(scales)}: the unit of its charges is not known. "
+            "Fix: train with one data.scale"
+        )
+    return scales.pop()
