@@ -14,6 +14,7 @@ from larstore.image import Image, Values
 from train.results.baselines import BASELINES, mean_of_planes
 from train.results.charge_tally import ChargeTally
 from train.results.curves import GHOST, TRUE, UNKNOWN, ScoreCounts
+from train.results.lit_charge import LitCharge
 from train.results.method_tally import MethodTally
 from train.results.prediction_kinds import SCORE_CUT, Kind
 from train.results.score_bins import AGREEMENT, CHARGE, CHARGE_FEW, ONE, SCORE, SCORE_FEW
@@ -189,6 +190,7 @@ class Collector:
     Attributes:
         methods: by name, in the order of tables.
         grains: sums at full voxels, then at the coarser ones.
+        lit: of images without truth, the charge that kept voxels explain.
         counts: distinct scores at the first level, exact (`train.results.curves.ScoreCounts`), by method.
         n_events, n_not_predicted, n_without_truth, n_truth_voxels: of what was taken in, or left out.
     """
@@ -207,6 +209,9 @@ class Collector:
         self.grains = [Grain(FULL, self.methods, classes, weights, strata)]
         self.grains += [Grain(factors, self.methods, classes, weights, None) for factors in coarsen]
         self.counts = {name: ScoreCounts() for name in self.methods}
+        self.lit = LitCharge(
+            {name: tally.score.bins for name, tally in self.grains[0].methods.items() if name != "no_cut"}, weights
+        )
         self.n_events = self.n_not_predicted = self.n_without_truth = self.n_truth_voxels = 0
         self._names = dict.fromkeys([*(k.name for k in kinds), *(k.kept_by for k in kinds if k.kept_by)])
         self._charges = {kind.name for kind in kinds if kind.is_charge}
@@ -239,6 +244,8 @@ class Collector:
         self._add_row(image, voxels, scores)
         codes = None if self.strata is None else self.strata.codes(image)
         true_codes = None if self.strata is None else self.strata.true_codes(image)
+        if voxels.truth is None:
+            self.lit.add(key, image, scores)
         for grain in self.grains:
             if grain.factors == FULL:
                 grain.add(key, voxels, scores, codes, true_codes)
@@ -265,6 +272,7 @@ class Collector:
         other.finish()
         for grain, more in zip(self.grains, other.grains, strict=True):
             grain.merge(more)
+        self.lit.merge(other.lit)
         for name, counts in self.counts.items():
             counts.merge(other.counts[name])
         for name, column in self._columns.items():

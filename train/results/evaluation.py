@@ -115,6 +115,7 @@ def evaluate(
         "differences": difference_table(merits, collected),
         "reliability": reliability_table(collected),
         "charges": charge_table(collected),
+        "lit_charge": collected.lit.table(),
     }
     for name, table in tables.items():
         write_table(table, folder, name)

@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 
 from larstore.report import Page
+from train.results.lit_pages import add_lit_charge
 from train.results.merit_pages import add_merits
 from train.results.pages import add_kept, add_methods, fixed, headline, histogram_figure, images_figure
 
@@ -37,6 +38,7 @@ def evaluation_page(summary: dict[str, Any], tables: dict[str, pd.DataFrame]) ->
     page.figure(histogram_figure(summary), "Voxels per bin of the score. The vertical axis is logarithmic.")
     page.heading("What a cut on the score keeps")
     add_kept(page, summary)
+    add_lit_charge(page, summary, tables["lit_charge"])
     images = tables["images"]
     if summary["has_truth"] and len(images) > 1:
         page.heading("Image by image")

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from larstore.errors import StoreError
+from train.results.lit_pages import SHOWN, curves
 from train.results.merit_pages import range_words
 from train.results.pages import ALL_COLOUR, GHOST_COLOUR, TRUE_COLOUR, colour
 
@@ -37,6 +38,8 @@ def draw_figures(summary: dict[str, Any], tables: dict[str, pd.DataFrame], folde
 
 def _figures(summary: dict[str, Any], tables: dict[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
     yield "scores", _scores(summary)
+    for plane in dict.fromkeys(tables["lit_charge"]["plane"]):
+        yield f"lit_charge_{plane}", _lit_charge(summary, tables["lit_charge"], plane)
     if not summary["has_truth"]:
         return
     yield "curves", _curves(summary, tables["curves"])
@@ -100,6 +103,17 @@ def _scores(summary: dict[str, Any]) -> Figure:
             axes.set_yscale("log")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False)
+    return figure
+
+
+def _lit_charge(summary: dict[str, Any], table: pd.DataFrame, plane: str) -> Figure:
+    figure, axes = _empty("voxels kept", f"charge of plane {plane} explained")
+    for label, shade, of_plane, rows in curves(summary, table):
+        if of_plane == plane:
+            axes.plot(rows["kept"], rows["explained"], "--" if label == "chance" else "-", color=shade, label=label)
+            axes.fill_between(rows["kept"], rows["low"], rows["high"], color=shade, alpha=0.2, linewidth=0)
+    axes.set(xscale="log", xlim=SHOWN, ylim=(0, 1.02))
+    axes.legend(frameon=False)
     return figure
 
 

@@ -65,6 +65,8 @@ def summary_of(collected: Collector, merits: Merits, n_selected: int) -> dict[st
         name: _method(collected, merits, name, curve, images[f"ap_{name}"].to_numpy()) for name, curve in curves.items()
     }
     values["charges"] = _charges(collected, merits)
+    if collected.lit.n_images or collected.lit.missing:
+        values["lit_charge"] = collected.lit.told()
     values["kept"] = [_kept(collected, cut) for cut in _cuts(collected, first)]
     low, high = counts.range()
     edges = np.linspace(*((0.0, 1.0) if low >= 0 and high <= 1 else (low, high)), N_BINS + 1)
