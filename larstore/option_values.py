@@ -25,6 +25,15 @@ def whole_numbers(text: str, option: str) -> tuple[int, ...]:
         raise typer.BadParameter(f"{text!r}: write whole numbers, as in 1,5", param_hint=option) from error
 
 
+def pairs(text: str, option: str) -> dict[str, str]:
+    """NAME=VALUE with commas between; BadParameter that names ``option`` for anything else."""
+    found = dict(part.partition("=")[::2] for part in text.split(","))
+    if not all(name and value for name, value in found.items()) or len(found) < text.count(",") + 1:
+        message = f"{text!r}: write NAME=VALUE, each name once, as in 13=cosmic,211=beam"
+        raise typer.BadParameter(message, param_hint=option)
+    return found
+
+
 def numbers(text: str, option: str) -> tuple[float, ...]:
     """Numbers with commas between; BadParameter that names ``option`` for anything else."""
     try:

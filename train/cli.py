@@ -181,6 +181,12 @@ def evaluate(
         str | None,
         typer.Option("--strata", metavar="KIND,KIND|all", help="Also for parts of the voxels: tpc, particle, energy …"),
     ] = None,
+    origins: Annotated[
+        str | None,
+        typer.Option(
+            "--origins", metavar="PDG=ORIGIN,…", help="What is beam and what cosmic, by PDG code or sample: 13=cosmic."
+        ),
+    ] = None,
     cluster: Annotated[
         str | None,
         typer.Option("--cluster", metavar="local|FILE", help="Dask cluster that does it.", show_default="this process"),
@@ -194,14 +200,22 @@ def evaluate(
     from contextlib import nullcontext
 
     from larstore.clusters import cluster_client
-    from larstore.option_values import whole_numbers
+    from larstore.option_values import pairs, whole_numbers
 
     chosen = _files(files), _tpcs(tpcs)
+    told = {} if origins is None else pairs(origins, "--origins")
     grains = [whole_numbers(text, "--coarsen") for text in coarsen or ()]
     from train.results.evaluation import evaluate as run
-    from train.results.strata import ALL
+    from train.results.strata import ALL, Strata
 
     kinds = None if strata is None else list(ALL) if strata == "all" else strata.split(",")
+    parts: Any = kinds
+    if told:
+        from larstore import open as open_store
+
+        by_code = {int(name) if name.lstrip("-").isdigit() else name: origin for name, origin in told.items()}
+        wanted = dict.fromkeys([*(kinds or ()), "origin"])
+        parts = Strata(open_store(store), list(wanted), truth_threshold, by_code)
     several = cluster is not None or workers is not None
     with cluster_client(cluster or "local", workers) if several else nullcontext() as client:
         summary = run(
@@ -214,7 +228,7 @@ def evaluate(
             coarsen=grains,
             bootstrap=bootstrap,
             seed=seed,
-            strata=kinds,
+            strata=parts,
             client=client,
         )
     _print_values(summary)

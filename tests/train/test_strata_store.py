@@ -4,8 +4,11 @@ import pickle
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
+import typer
 from numpy.testing import assert_array_equal
+from typer.testing import CliRunner
 
 import larstore
 from larstore.errors import ConfigError, StoreError
@@ -15,6 +18,8 @@ from larstore.testing import add_images, make_geometry, make_image, make_store
 from preprocess.closure.angles import theta_xz
 from preprocess.testing import small_detector
 from tests.train import strata_twin as twin
+from tests.train.test_evaluate import predict
+from train.cli import evaluate as evaluate_command
 from train.results.strata import ALL, Strata
 from train.results.strata.surroundings import DEAD, IMAGE_VOXELS, OCCUPANCY
 from train.results.strata.tracks import ANGLES
@@ -163,6 +168,24 @@ def test_classes_of_particles(tmp_path):
     expected = ["muon", "muon", "electron, gamma", "electron, gamma", "proton", "charged pion", "other", None]
     assert of_track == {k: {label} for k, label in enumerate([*expected, "small (< 50 voxels)"])}
     assert {strata.labels["energy"][code] for code in found["energy"]} == {"1 Me (33 MeV) – 3 Me (100 MeV)"}
+
+
+@pytest.mark.parametrize("strata", [None, "tpc"])
+def test_the_command_is_told_origins(tmp_path, strata):
+    path = predict(make_store(tmp_path / "run.zarr", n_voxels=200, truth_columns=("pdg", "track")))
+    app = typer.Typer()
+    app.command()(evaluate_command)
+    words = [str(path), "--prediction", "net", "-o", str(tmp_path / "out"), "--bootstrap", "0"]
+    words += ["--origins", "13=cosmic,-13=cosmic,11=beam", *(["--strata", strata] if strata else [])]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    table = pd.read_parquet(tmp_path / "out" / "metrics.parquet")
+    assert set(table["stratum_kind"]) == {"", "origin", *([strata] if strata else [])}
+    assert set(table.loc[table["stratum_kind"] == "origin", "stratum"]) <= {"beam", "cosmic"}
+    for wrong in ("13", "13=cosmic,13=beam", "=beam"):
+        refused = CliRunner().invoke(app, [*words, "--origins", wrong])
+        assert refused.exit_code == 2
+        assert "NAME=VALUE" in refused.output
 
 
 def test_origins_are_as_told(tmp_path):
