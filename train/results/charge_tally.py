@@ -36,7 +36,7 @@ class ChargeTally:
         self,
         key: EventKey,
         estimate: npt.NDArray[np.float64],
-        kept: npt.NDArray[np.bool_],
+        held: npt.NDArray[np.float64],
         truth: npt.NDArray[np.float32],
         reference: npt.NDArray[np.float32],
         everything: float,
@@ -45,12 +45,13 @@ class ChargeTally:
 
         Args:
             estimate: (n,) charge of each voxel, electrons.
-            kept: (n,) voxels that hold their charge; elsewhere it counts as 0, but for the ratios of true voxels.
+            held: (n,) the part of it that is kept; not taken for the ratios of true voxels.
             truth: (n,) by which a voxel is true; NaN where not known.
             reference: (n,) true charge that the estimate is compared with.
-            everything: that of all truth voxels of the image.
+            everything: that of all truth voxels of the image; NaN where not known.
         """
-        some = np.isfinite(truth) & (reference > 0)
+        known = np.isfinite(truth)
+        some = known & (reference > 0)
         estimate, reference = estimate.astype(np.float64), reference.astype(np.float64)
         ratios = ratio_bins(torch.from_numpy(estimate[some]), torch.from_numpy(reference[some])).numpy()
         charges = np.searchsorted(CHARGE_EDGES, reference[some], side="right")
@@ -62,8 +63,9 @@ class ChargeTally:
             for population, chosen in enumerate((true, true & (estimate[some] > 0))):
                 found[number, population] = np.bincount(cell[chosen], minlength=size).reshape(-1, N_RATIO_BINS)
         self.ratios.add(key, found)
-        held = np.where(kept, estimate, 0.0)
-        is_true = np.isfinite(truth) & (truth >= np.float32(self.levels[0].least))
+        # Where the truth is not known (a bridged gap) neither charge counts.
+        held, reference = np.where(known, held, 0.0), np.where(known, reference, 0.0)
+        is_true = known & (truth >= np.float32(self.levels[0].least))
         self._event += [[held.sum(), everything], [estimate[is_true].sum(), reference[is_true].sum()]]
         self.totals.add(key, [held.sum(), np.abs(held - reference).sum(), reference.sum(), everything])
 

@@ -112,16 +112,18 @@ class Grain:
         value = voxels.truth_columns.get("truth")
         if value is not None:
             self.truth.add(key, self._of_truth(value, true_codes or {}))
+        elif voxels.truth is not None:
+            # Joined TPCs of which some have truth: what was not tiled is not known, and NaN stays NaN in all sums.
+            self.truth.add(key, np.full(self.truth.shape, np.nan))
         kinds = {name: self._all[name].kind for name in self.charges if name != MEAN_OF_PLANES}
         for name, kind in kinds.items():
             assert kind is not None
-            kept = np.ones(len(voxels), bool)
-            if kind.kept_by:
-                kept = voxels.predictions[kind.kept_by] >= np.float32(SCORE_CUT)
-            self._add_charge(name, key, voxels, voxels.predictions[kind.name] / kind.scale, kept, kind.reference)
+            charge = voxels.predictions[kind.name] / kind.scale
+            held = voxels.predictions[_held(kind)] / kind.scale if kind.kept_by else charge
+            self._add_charge(name, key, voxels, charge, held, kind.reference)
         if kinds:
             reference = next(kind.reference for kind in kinds.values() if kind is not None)
-            self._add_charge(MEAN_OF_PLANES, key, voxels, mean, np.ones(len(voxels), bool), reference)
+            self._add_charge(MEAN_OF_PLANES, key, voxels, mean, mean, reference)
 
     def _of_truth(self, value: Values, codes: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float64]:
         """(strata, levels, 2) number and charge of truth voxels."""
@@ -145,16 +147,17 @@ class Grain:
         key: EventKey,
         voxels: Voxels,
         estimate: npt.NDArray[Any],
-        kept: npt.NDArray[np.bool_],
+        held: npt.NDArray[Any],
         column: str,
     ) -> None:
         reference = voxels.reference(column)
         if reference is None or voxels.truth is None:
             return
         whole = voxels.truth_columns.get(column)
-        everything = float((reference if whole is None else whole).sum(dtype=np.float64))
+        everything = float("nan") if whole is None else float(whole.sum(dtype=np.float64))
         known = np.nan_to_num(reference)
-        self.charges[name].add(key, estimate.astype(np.float64), kept, voxels.truth, known, everything)
+        charges = estimate.astype(np.float64), held.astype(np.float64)
+        self.charges[name].add(key, *charges, voxels.truth, known, everything)
 
     def end_event(self, key: EventKey) -> None:
         """All images of the event have been taken in."""
@@ -170,6 +173,11 @@ class Grain:
             tally.merge(other.methods[name])
         for name, charges in self.charges.items():
             charges.merge(other.charges[name])
+
+
+def _held(kind: Kind) -> str:
+    """Under which name the voxels have its charge where that is kept, else 0; it is summed in coarser voxels."""
+    return f"{kind.name}/held"
 
 
 def _itself(score: Values) -> Values:
@@ -193,6 +201,7 @@ class Collector:
         lit: of images without truth, the charge that kept voxels explain.
         counts: distinct scores at the first level, exact (`train.results.curves.ScoreCounts`), by method.
         n_events, n_not_predicted, n_without_truth, n_truth_voxels: of what was taken in, or left out.
+        n_untiled_unknown: images with truth of tiled voxels alone, as of joined TPCs of which one has none.
     """
 
     def __init__(
@@ -213,8 +222,9 @@ class Collector:
             {name: tally.score.bins for name, tally in self.grains[0].methods.items() if name != "no_cut"}, weights
         )
         self.n_events = self.n_not_predicted = self.n_without_truth = self.n_truth_voxels = 0
+        self.n_untiled_unknown = 0
         self._names = dict.fromkeys([*(k.name for k in kinds), *(k.kept_by for k in kinds if k.kept_by)])
-        self._charges = {kind.name for kind in kinds if kind.is_charge}
+        self._charges = {kind.name for kind in kinds if kind.is_charge} | {_held(k) for k in kinds if k.kept_by}
         self._event: EventKey | None = None
         whole = ["file", "event", "tpc", "voxels", "true_tiled", "true_all"]
         whole += [f"kept_{name}" if len(kinds) > 1 else "kept" for name in self._predictions()]
@@ -235,6 +245,10 @@ class Collector:
         if any(np.isnan(values).any() for values in voxels.predictions.values()):
             self.n_not_predicted += 1
             return
+        for kind in self.kinds:
+            if kind.kept_by:
+                kept = voxels.predictions[kind.kept_by] >= np.float32(SCORE_CUT)
+                voxels.predictions[_held(kind)] = np.where(kept, voxels.predictions[kind.name], np.float32(0))
         key = (image.key[0], image.key[1])
         if key != self._event:
             self.finish()
@@ -277,7 +291,8 @@ class Collector:
             counts.merge(other.counts[name])
         for name, column in self._columns.items():
             column.extend(other._columns[name])
-        for name in ("n_events", "n_not_predicted", "n_without_truth", "n_truth_voxels"):
+        numbers = ("n_events", "n_not_predicted", "n_without_truth", "n_truth_voxels", "n_untiled_unknown")
+        for name in numbers:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def _scores(self, voxels: Voxels) -> dict[str, Values]:
@@ -298,7 +313,8 @@ class Collector:
         everything = voxels.truth_columns.get("truth")
         all_true = 0 if everything is None else int((everything >= np.float32(least)).sum())
         self.n_truth_voxels += all_true
-        self.n_without_truth += int(everything is None)
+        self.n_without_truth += int(voxels.truth is None)
+        self.n_untiled_unknown += int(voxels.truth is not None and everything is None)
         row: dict[str, float] = dict(zip(("file", "event", "tpc"), image.key, strict=True))
         row |= {"voxels": len(voxels), "true_tiled": int((kind == TRUE).sum()), "true_all": all_true}
         for name in self._predictions():
@@ -311,6 +327,11 @@ class Collector:
             row[f"ap_{name}"] = alone.curve().average_precision
         for name, value in row.items():
             self._columns[name].append(value)
+
+    @property
+    def all_true(self) -> float:
+        """All true voxels, tiled or not, of the images with truth; NaN where some do not tell."""
+        return float("nan") if self.n_untiled_unknown else float(self.n_truth_voxels)
 
     @property
     def n_images(self) -> int:

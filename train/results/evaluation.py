@@ -1,5 +1,6 @@
 """Compare predictions with the truth, and with cuts that need no network: figures, intervals, tables, a page."""
 
+import math
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import larstore
-from larstore.errors import StoreError
+from larstore.errors import ConfigError, StoreError
 from train.results.collecting import Collector, Strata
 from train.results.merits import (
     charge_table,
@@ -41,7 +42,7 @@ def evaluate(
     coarsen: Sequence[Sequence[int]] = (),
     bootstrap: int = REPLICAS,
     seed: int = 0,
-    strata: Sequence[str] | Strata | None = None,
+    strata: str | Sequence[str] | Strata | None = None,
     figures: bool = True,
     max_voxels: int = 4_000_000,
     client: "Client | None" = None,
@@ -58,7 +59,8 @@ def evaluate(
         coarsen: also with so many voxels (x, y, z) taken as one.
         bootstrap: replicas for the intervals; 0 for none.
         seed: of the replicas.
-        strata: kinds of `train.results.strata` (or an object like it): parts of the voxels that get the same figures.
+        strata: a kind or kinds of `train.results.strata` (or an object like it): parts of the voxels that get the same
+            figures.
         figures: also draw PNG and SVG files.
         max_voxels: voxels read at a time; a larger image is read alone.
         client: of a Dask cluster (`preprocess.make_cluster`) whose workers take parts of the images.
@@ -67,6 +69,9 @@ def evaluate(
         StoreError: no such prediction, nothing selected, nothing predicted, or ``out_dir`` cannot be written.
         ConfigError: settings that make no sense.
     """
+    if not 0 <= truth_threshold < math.inf:
+        raise ConfigError(f"truth_threshold = {truth_threshold:g}. Fix: a number from 0 up, in the store's units")
+    strata = [strata] if isinstance(strata, str) else strata
     store = larstore.open(store_path)
     kinds = prediction_kinds(store, [prediction] if isinstance(prediction, str) else list(prediction))
     grains = [check_factors(factors) for factors in dict.fromkeys(map(tuple, coarsen))]

@@ -67,6 +67,11 @@ def _images_sentence(summary: dict[str, Any]) -> str:
         parts.append(f"{summary['images_not_predicted']:,} images without a complete prediction are left out.")
     if summary["has_truth"] and summary["images_without_truth"]:
         parts.append(f"{summary['images_without_truth']:,} images have no truth and count for scores only.")
+    if summary["images_untiled_unknown"]:
+        parts.append(
+            f"Of {summary['images_untiled_unknown']:,} images only the truth of tiled voxels is known (joined TPCs, "
+            "some without truth), so nothing is said of all true voxels."
+        )
     if summary["scores_rounded"]:
         parts.append("To bound memory, scores that differ in their last bits only were taken as equal.")
     return " ".join(parts)

@@ -72,7 +72,8 @@ def _kind(store: Store, name: str, known: dict[str, dict[str, Any]]) -> Kind:
     if "config" not in about:  # the solver's
         return Kind(name, True, 1.0, "collected" if has_collected else "truth")
     data = about["config"].get("data", {})
-    scales = set(data.get("scale") or [1.0])
+    scale = data.get("scale") or [1.0]
+    scales = set(scale if isinstance(scale, list) else [scale])
     if len(scales) != 1 or min(scales) <= 0:
         raise StoreError(
             f"{store.path}: prediction {name!r} was trained with data.scale {data['scale']}, so its charges have no "

@@ -38,6 +38,7 @@ def summary_of(collected: Collector, merits: Merits, n_selected: int) -> dict[st
         "images_selected": n_selected,
         "images_not_predicted": collected.n_not_predicted,
         "images_without_truth": collected.n_without_truth,
+        "images_untiled_unknown": collected.n_untiled_unknown,
         "events": collected.n_events,
         "has_truth": n["true"] + n["ghost"] > 0,
         "voxels": sum(n.values()),
@@ -45,7 +46,7 @@ def summary_of(collected: Collector, merits: Merits, n_selected: int) -> dict[st
         "voxels_ghost": n["ghost"],
         "voxels_unknown": n["unknown"],
         "truth_voxels": collected.n_truth_voxels,
-        "tiling_efficiency": _ratio(n["true"], collected.n_truth_voxels),
+        "tiling_efficiency": _ratio(n["true"], collected.all_true),
         "purity_after_tiling": _ratio(n["true"], n["true"] + n["ghost"]),
     }
     for name, curve in curves.items():
@@ -91,10 +92,12 @@ def _method(
         "average_precision_image_sd": float(per_image.std()) if some else math.nan,
     }
     best = curve.best()
-    if best is not None:
+    if best is None:  # no true voxel
+        found |= dict.fromkeys(("best_threshold", "best_purity", "best_efficiency", "best_efficiency_all"), math.nan)
+    else:
         found |= {"best_threshold": float(curve.threshold[best]), "best_purity": float(curve.purity[best])}
         found["best_efficiency"] = float(curve.efficiency[best])
-        found["best_efficiency_all"] = _ratio(int(curve.true[best]), collected.n_truth_voxels)
+        found["best_efficiency_all"] = _ratio(int(curve.true[best]), collected.all_true)
     for key, (cut, metric) in HEADLINE.items():
         figure = of_headline(merits, collected, name, cut, metric)
         if figure is None or not np.isfinite(figure[0]):
@@ -138,7 +141,7 @@ def _kept(collected: Collector, threshold: float) -> dict[str, Any]:
         "kept_fraction": _ratio(int(kept.sum()), int(n.sum())),
         "purity": _ratio(int(kept[TRUE]), int(kept[TRUE] + kept[GHOST])),
         "efficiency": _ratio(int(kept[TRUE]), int(n[TRUE])),
-        "efficiency_all": _ratio(int(kept[TRUE]), collected.n_truth_voxels),
+        "efficiency_all": _ratio(int(kept[TRUE]), collected.all_true),
     }
 
 
@@ -152,11 +155,11 @@ def curve_table(collected: Collector) -> pd.DataFrame:
         at = curve.thinned()
         points: dict[str, Any] = {"method": name, "threshold": curve.threshold[at], "kept": curve.kept[at]}
         points |= {"purity": curve.purity[at], "efficiency": curve.efficiency[at]}
-        points["efficiency_all"] = curve.true[at] / max(collected.n_truth_voxels, 1)
+        points["efficiency_all"] = curve.true[at] / max(collected.all_true, 1.0)
         parts.append(pd.DataFrame(points))
     columns = ["method", "threshold", "kept", "purity", "efficiency", "efficiency_all"]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
-def _ratio(part: int, whole: int) -> float:
+def _ratio(part: int, whole: float) -> float:
     return part / whole if whole else math.nan

@@ -43,16 +43,18 @@ class EventWeights:
 
     Args:
         replicas: B, at least 0.
-        seed: from 0 up.
+        seed: from 0 up, below 2^128.
 
     Raises:
-        ConfigError: a number below 0.
+        ConfigError: a number below 0, or a seed too large.
     """
 
     def __init__(self, replicas: int = REPLICAS, seed: int = 0) -> None:
         for name, value in (("bootstrap", replicas), ("seed", seed)):
             if value < 0:
                 raise ConfigError(f"{name} = {value}. Fix: 0 or more")
+        if seed >= 1 << 128:
+            raise ConfigError(f"seed = {seed}. Fix: a number below 2^128")
         self.replicas, self.seed = replicas, seed
         self._known: dict[EventKey, Floats] = {}
 

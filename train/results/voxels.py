@@ -10,6 +10,8 @@ import numpy.typing as npt
 from larstore.errors import ConfigError
 from larstore.image import Coords, Image, Values, at_voxels, pack
 
+MOST = np.iinfo(np.uint16).max  # voxels taken as one: no coordinate is larger
+
 
 @dataclass(frozen=True)
 class Voxels:
@@ -96,10 +98,12 @@ def voxels_of(image: Image, predictions: Collection[str]) -> Voxels:
 
 
 def check_factors(factors: Sequence[int]) -> tuple[int, int, int]:
-    """Three whole numbers from 1 up, not all 1. Raises ConfigError."""
-    if len(factors) != 3 or min(factors) < 1 or max(factors) == 1:
+    """Three whole numbers from 1 to 65,535, not all 1. Raises ConfigError."""
+    if len(factors) != 3 or min(factors) < 1 or max(factors) == 1 or max(factors) > MOST:
         shown = ",".join(map(str, factors))
-        raise ConfigError(f"coarsen {shown}: Fix: voxels in x, y and z that become one, for example 2,2,2")
+        raise ConfigError(
+            f"coarsen {shown}: Fix: voxels in x, y and z that become one, up to {MOST:,}, for example 2,2,2"
+        )
     return int(factors[0]), int(factors[1]), int(factors[2])
 
 
