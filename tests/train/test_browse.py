@@ -6,9 +6,11 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -132,6 +134,29 @@ def test_other_paths_are_refused(server, path):
     assert answer.split(b" ", 2)[1] == b"404"
     assert server.token.encode() not in answer or path.startswith(f"/{server.token}/")
     assert b"root:" not in answer
+
+
+def test_an_image_that_is_not_served_is_refused(store):
+    with serving(Browser(larstore.open(store).select(files=(1, 2)))) as server:
+        status, error = asked(server, "view?file=0&event=0&tpc=1")
+        assert get(server, f"/{server.token}/view?file=1&event=0&tpc=1")[0] == 200
+    assert status == 400
+    assert "image (0, 0, 1) is not served. Fix: " in error["error"]
+
+
+def test_malformed_addresses_and_broken_connections_leave_no_traceback(store, capfd):
+    with serving(Browser(larstore.open(store).select())) as server:
+        with socket.create_connection(server.server_address, timeout=30) as raw:
+            raw.sendall(b"GET http://[/ HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")
+            assert raw.recv(65536).split(b" ", 2)[1] == b"404"
+        with socket.create_connection(server.server_address, timeout=30) as raw:
+            raw.sendall(b"GET /x HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert raw.recv(1), "the server waits for the next request now"
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closed by a reset
+        deadline = time.monotonic() + 30
+        while any("process_request" in each.name for each in threading.enumerate()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_other_methods_and_other_sites_are_refused(server):

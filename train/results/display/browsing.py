@@ -100,7 +100,10 @@ class Browser:
         else:
             key = [whole_number(asked.get(name, ""), name) for name in KEYS]
             chosen, part = {}, self.listing.all
-            position = self.listing.position(find_image(self.store, *key).row)
+            found = self.listing.position(find_image(self.store, *key).row)
+            if found is None:
+                raise StoreError(f"{self.store.path}: image {tuple(key)} is not served. Fix: browse without a choice")
+            position = found
         name = self._prediction(asked)
         address = {**chosen, "prediction": name or NO_PREDICTION}
         page = {"total": len(part), "start": position, "address": f"event.json?{urlencode(address)}"}

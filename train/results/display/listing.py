@@ -53,9 +53,10 @@ class Listing:
             "units": part.store.attributes["units"],
         }
 
-    def position(self, row: int) -> int:
-        """Where an image (a row of the index) stands among all."""
-        return int(np.flatnonzero(self.all.row_numbers == row)[0])
+    def position(self, row: int) -> int | None:
+        """Where an image (a row of the index) stands among all, None if it is not one of them."""
+        found = np.flatnonzero(self.all.row_numbers == row)
+        return int(found[0]) if len(found) else None
 
 
 def one_range(text: str, name: str) -> Range:

@@ -61,6 +61,13 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 60  # seconds that a connection may be idle
 
+    def handle(self) -> None:
+        """Until the browser closes the connection, in order or not."""
+        try:
+            super().handle()
+        except ConnectionError:  # the browser went on to another event, or was closed
+            self.close_connection = True
+
     def do_GET(self) -> None:
         self._send_answer()
 
@@ -69,7 +76,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_answer(self) -> None:
         """Paths are compared with those that there are; none of them is a path on disk."""
-        address = urlsplit(self.path)
+        try:
+            address = urlsplit(self.path)
+        except ValueError:  # such as http://[
+            address = urlsplit("")
         token, slash, path = address.path.removeprefix("/").partition("/")
         host = (self.headers.get("Host") or "").rpartition(":")[0] or self.headers.get("Host")
         mine = hmac.compare_digest(token.encode(), self.server.token.encode())
@@ -96,10 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            try:
-                self.wfile.write(data)
-            except ConnectionError:  # the browser went on to another event
-                self.close_connection = True
+            self.wfile.write(data)
 
     def version_string(self) -> str:
         return "larstore"
