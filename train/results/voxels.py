@@ -102,7 +102,7 @@ def check_factors(factors: Sequence[int]) -> tuple[int, int, int]:
     if len(factors) != 3 or min(factors) < 1 or max(factors) == 1 or max(factors) > MOST:
         shown = ",".join(map(str, factors))
         raise ConfigError(
-            f"coarsen {shown}: Fix: voxels in x, y and z that become one, up to {MOST:,}, for example 2,2,2"
+            f"coarsen {shown}: Fix: voxels in x, y and z that become one, for example 2,2,2, and up to {MOST:,}"
         )
     return int(factors[0]), int(factors[1]), int(factors[2])
 
