@@ -21,7 +21,7 @@ def cluster_client(profile: str, workers: int | None = None) -> Iterator[Any]:
     Raises:
         StoreError: no installed package offers clusters; else whatever `make_cluster` raises.
     """
-    (found,) = list(entry_points(group=GROUP, name="dask")) or (None,)
+    found = next(iter(entry_points(group=GROUP, name="dask")), None)
     if found is None:
         raise StoreError(f"cluster {profile!r}: nothing here starts clusters. Fix: pip install 'larstore[preprocess]'")
     with found.load()(profile, workers) as client:

@@ -117,7 +117,9 @@ def import_points(
     result = ImportedPoints(str(opened.path), name, len(events), len(selection), events_unknown=unknown)
     voxels = _Voxels(clouds, events, t0, charge)
     _count(voxels, selection, result)
-    settings = {"set": chosen_set, "file": file, "t0_us": t0, "window": window, "charge": charge}
+    settings: dict[str, Any] = {"set": chosen_set, "file": file, "t0_us": t0, "window": window, "charge": charge}
+    if tpcs is not None:
+        settings["tpcs"] = sorted(tpcs)
     attributes = {
         # Whoever resumes a prediction tells it by this: here it stands for the files and settings.
         "checkpoint_sha256": _digest(settings, clouds.sources),
@@ -166,6 +168,8 @@ class _Clouds:
 
     def placing(self, t0: float) -> Placing:
         """How their points are placed."""
+        if not np.isfinite(t0):
+            raise ConfigError(f"--t0 {t0:g}. Fix: a finite number of µs")
         at_read_out = self.readers[0].at_read_out
         if at_read_out and t0:
             raise ConfigError(f"--t0 {t0:g}: {self.readers[0].path} holds ticks of the read-out. Fix: leave --t0 out")

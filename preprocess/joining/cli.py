@@ -73,7 +73,7 @@ def join_command(
     from preprocess.progress import bar
 
     # What is wrong is said in one line, without a bar.
-    names = [] if predictions is None else predictions.split(",")
+    names = [] if predictions is None else [name.strip() for name in predictions.split(",")]
     if names == ["all"]:
         names = sorted(larstore.open(store).predictions)
     plan = check(

@@ -329,6 +329,12 @@ def test_bad_json_is_refused_before_anything_is_written(store, tmp_path, content
     assert larstore.open(store.path).predictions == {}
 
 
+@pytest.mark.parametrize("t0", [np.nan, np.inf])
+def test_a_time_that_is_none_is_refused(store, tmp_path, t0):
+    with pytest.raises(ConfigError, match="Fix: a finite number of µs"):
+        import_points(store.path, [write_bee_cloud(tmp_path / "1.json", np.zeros((1, 3)))], "x", t0=t0, file=0)
+
+
 def test_damaged_archives_and_wrong_arrays_are_refused(store, tmp_path):
     bee = write_bee(tmp_path / "whole.zip", small_deposits(1, 200), name="img")
     cut = tmp_path / "cut.zip"

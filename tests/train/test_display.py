@@ -16,6 +16,7 @@ from larstore.report import Page
 from larstore.testing import make_store
 from train.results.cloud import find_image, make_cloud, not_tiled
 from train.results.comparison import comparison_figure
+from train.results.display.browsing import Browser
 from train.results.display.cuts import cut_table
 from train.results.display.outlines import box_line, tpc_box
 from train.results.display.page import images_from, view, view_images
@@ -241,6 +242,15 @@ def test_voxel_numbers_where_the_geometry_does_not_tell(store):
     event = event_payload(image, None)
     assert event["frames"]["TPC"]["yaxis"]["title"]["text"] == "x, drift [voxel]"
     assert max(v for v in event["outlines"]["own"]["x"] if v is not None) == 159.5
+
+
+@pytest.mark.parametrize("threshold", [np.nan, np.inf, 1e39, -1e300])
+def test_a_threshold_that_no_page_can_hold_is_refused(store, tmp_path, threshold):
+    images = larstore.open(store).select()[:1]
+    with pytest.raises(StoreError, match=r"^threshold .*: is no score. Fix: a finite number"):
+        view_images(list(images), tmp_path / "e.html", threshold=threshold)
+    with pytest.raises(StoreError, match="is no score"):
+        Browser(images, threshold=threshold)
 
 
 def test_what_is_refused(store, tmp_path):

@@ -326,7 +326,7 @@ def test_the_command_writes_tables_figures_and_a_page(many, tmp_path):
         assert CliRunner().invoke(app, [*call, *wrong]).exit_code == 2
 
 
-def test_what_makes_no_sense_is_refused(many, tmp_path):
+def test_what_makes_no_sense_is_refused(many, tmp_path, monkeypatch):
     with pytest.raises(StoreError, match=r"no prediction 'nets'. Fix: one of charge, net"):
         dqdx(many.select(), "nets")
     with pytest.raises(StoreError, match=r"'charge' must hold scores, and None charges; charges are in charge. Fix: "):
@@ -340,10 +340,17 @@ def test_what_makes_no_sense_is_refused(many, tmp_path):
     about = {"checkpoint_sha256": "0" * 64, "output": "charge", "config": {"data": {"scale": [1.0, 0.001]}}}
     with larstore.PredictionWriter(many.path, "mixed", about) as writer:
         writer.commit()
-    with pytest.raises(StoreError, match=r"training with data.scale \[1.0, 0.001\], .* Fix: --charge-scale"):
+    with pytest.raises(StoreError, match=r"'mixed': a network .* scales \[0.001, 1.0\].* Fix: --charge-scale"):
         dqdx(larstore.open(many.path).select(), "net", Settings(charge="mixed"))
     with pytest.raises(ConfigError, match=r"lifetime -1. Fix: a number of ms above 0, or truth"):
         dqdx(many.select(), "net", Settings(lifetime=-1))
+    for wrong in (Settings(lifetime=np.inf), Settings(threshold=np.nan)):
+        with pytest.raises(ConfigError, match="Fix: a"):
+            dqdx(many.select(), "net", wrong)
+    monkeypatch.setattr(type(many.geometry), "joined", (1, 2))
+    with pytest.raises(StoreError, match=r"are joined, so one drift time does not hold.*Fix: --lifetime truth"):
+        dqdx(many.select(), "net", Settings(lifetime=10.0))
+    monkeypatch.undo()
     plain = make_store(tmp_path / "plain.zarr", 1, 1)
     with larstore.PredictionWriter(plain, "net", {"checkpoint_sha256": "0" * 64}) as writer:
         for shard, images in writer.groups(larstore.open(plain).select()):

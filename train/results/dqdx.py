@@ -21,6 +21,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from larstore.errors import ConfigError, StoreError
+from train.results.charge_scale import charge_scale
 from train.results.landau import LandauFit, fit_landau
 from train.results.tracks import PIECE_CM, STRAIGHT_CM, Piece, Track, muon_tracks, voxel_size_cm
 
@@ -114,7 +115,7 @@ def dqdx(selection: Any, prediction: str, settings: Settings | None = None) -> T
 class _Collector:
     def __init__(self, store: Any, prediction: str, settings: Settings, size: npt.NDArray[np.float64]) -> None:
         self.store, self.prediction, self.settings, self.size = store, prediction, settings, size
-        self.scale = settings.charge_scale or charge_scale(store, settings.charge)
+        self.scale = settings.charge_scale or self._scale()
         self.counts = dict.fromkeys(
             ("images", "images_without_truth", "images_not_predicted", "tracks", "pieces", "pieces_bent", "stopping",
              "segments_interrupted", "segments_dead"), 0,
@@ -209,6 +210,12 @@ class _Collector:
         table["live"] = np.divide(n_live, n_true, out=np.ones(n), where=n_true > 0)
         return table
 
+    def _scale(self) -> float:
+        name = self.settings.charge
+        if name is None:
+            return 1.0
+        return charge_scale(self.store.predictions[name], f"{self.store.path}: prediction {name!r}: ", "--charge-scale")
+
     def _lifetime(
         self, image: Any, piece: Piece, per_cm: dict[str, npt.NDArray[np.float64]], n: int, each: int
     ) -> npt.NDArray[np.float64]:
@@ -293,22 +300,6 @@ class _Collector:
         return Tables(segments, tracks, fits, residual_table(segments, names), curves, counts)
 
 
-def charge_scale(store: Any, name: str | None) -> float:
-    """What a prediction's charges were trained on, relative to electrons: ``data.scale`` of its configuration, or 1.
-
-    StoreError where its training mixed stores of different scales.
-    """
-    about = {} if name is None else store.predictions[name]
-    scale = about.get("config", {}).get("data", {}).get("scale")
-    known = set(scale if isinstance(scale, list) else [1.0 if scale is None else scale])
-    if len(known) != 1:
-        raise StoreError(
-            f"{store.path}: prediction {name!r} is of a training with data.scale {scale}, so in which unit its charges "
-            "are is open. Fix: --charge-scale"
-        )
-    return float(known.pop())
-
-
 def residual_table(segments: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """Median dQ/dx of each method in bins of the residual range: low_cm, high_cm, segments, NAME, NAME_over_truth."""
     edges = np.array(RANGE_EDGES_CM)
@@ -341,8 +332,15 @@ def _check(settings: Settings, store: Any, prediction: str) -> None:
         if value is not None and not 0 < value < np.inf:
             raise ConfigError(f"{name} = {value}. Fix: give a number above 0")
     lifetime = settings.lifetime
-    if (isinstance(lifetime, str) and lifetime != "truth") or (isinstance(lifetime, int | float) and not lifetime > 0):
+    if lifetime not in (None, "truth") and (isinstance(lifetime, str) or not 0 < lifetime < np.inf):
         raise ConfigError(f"lifetime {lifetime!r}. Fix: a number of ms above 0, or truth")
+    if isinstance(lifetime, int | float) and store.geometry.joined:
+        raise StoreError(
+            f"{store.path}: TPCs {store.geometry.joined} are joined, so one drift time does not hold for all voxels. "
+            "Fix: --lifetime truth, or the store that it was joined from"
+        )
+    if not np.isfinite(settings.threshold):
+        raise ConfigError(f"threshold = {settings.threshold}. Fix: a finite number")
     known = store.predictions
     for asked in (prediction, settings.charge):
         if asked is not None and asked not in known:

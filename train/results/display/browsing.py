@@ -13,7 +13,7 @@ from larstore.report import document, plotly_script
 from larstore.selection import Selection
 from train.results.cloud import MAX_POINTS, find_image
 from train.results.display.listing import Listing, whole_number
-from train.results.display.page import default_prediction, json_text, page_body, static
+from train.results.display.page import check_threshold, default_prediction, json_text, page_body, static
 from train.results.display.payload import event_payload
 
 HTML, JSON, SCRIPT = ("text/html", "application/json", "text/javascript")
@@ -48,6 +48,7 @@ class Browser:
         self.store = selection.store
         self.name = str(self.store.path).rstrip("/").rpartition("/")[2]
         self.prediction = default_prediction(self.store, prediction)
+        check_threshold(threshold)
         self.threshold, self.max_points = threshold, max_points
         self._answers: dict[str, Callable[[Mapping[str, str]], Answer]] = {
             "": self._list,

@@ -60,6 +60,12 @@ def images_from(selection: Selection, key: Sequence[int], count: int) -> list[Im
     return list(selection[start : start + count])
 
 
+def check_threshold(threshold: float | None) -> None:
+    """StoreError for one that no page can hold."""
+    if threshold is not None and not abs(threshold) <= float(np.finfo(np.float32).max):
+        raise StoreError(f"threshold {threshold:g}: is no score. Fix: a finite number, as 0.5")
+
+
 def view_images(
     images: Sequence[Image],
     out: str | os.PathLike[str],
@@ -80,7 +86,7 @@ def view_images(
         max_points: of an image with more voxels, 2 × 2 × 2 of them are drawn as one point, and so on.
 
     Raises:
-        StoreError: no image or too many, no such prediction, or ``out`` cannot be written.
+        StoreError: no image or too many, no such prediction or threshold, or ``out`` cannot be written.
     """
     if not images:
         raise StoreError(f"{out}: no image to show. Fix: choose images that there are, 'larstore index' lists them")
@@ -88,6 +94,7 @@ def view_images(
         raise StoreError(
             f"{out}: {len(images):,} images, and a page takes {MOST_IMAGES}. Fix: choose fewer, or larstore browse"
         )
+    check_threshold(threshold)
     name = default_prediction(images[0].store, prediction)
     parts, titles = [], []
     for i, image in enumerate(images):
