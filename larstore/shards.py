@@ -14,7 +14,6 @@ from larstore.codecs import (
     checksum,
     pack,
     split_checksum,
-    unpack_into,
 )
 from larstore.errors import DamageError
 from larstore.root_checks import MOST_CHUNK_ROWS, MOST_CHUNKS, MOST_PLANES, MOST_ROWS, Document, whole
@@ -147,19 +146,6 @@ def encode_shard(layout: Layout, values: Array) -> bytes:
         offset += len(blob)
     table = index.tobytes()
     return b"".join([*parts, table, checksum(table)])
-
-
-def decode_chunk(layout: Layout, blob: bytes | memoryview, out: Array) -> None:
-    """Decode a whole chunk to ``out``, (chunk_rows, *width); raises CorruptError.
-
-    ``out`` lies in C order and has the array's type; that of a transposed array may be any that holds its numbers.
-    """
-    if not layout.transposed:
-        unpack_into(blob, out)
-        return
-    columns = np.empty((1, layout.width[0], layout.chunk_rows), dtype=layout.dtype)
-    unpack_into(blob, columns)
-    turn(columns, out)
 
 
 def turn(columns: Array, out: Array) -> None:

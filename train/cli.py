@@ -203,19 +203,15 @@ def evaluate(
     from larstore.option_values import pairs, whole_numbers
 
     chosen = _files(files), _tpcs(tpcs)
-    told = {} if origins is None else pairs(origins, "--origins")
+    named = {} if origins is None else pairs(origins, "--origins")
+    told = {int(name) if name.lstrip("-").isdigit() else name: origin for name, origin in named.items()}
     grains = [whole_numbers(text, "--coarsen") for text in coarsen or ()]
     from train.results.evaluation import evaluate as run
-    from train.results.strata import ALL, Strata
+    from train.results.strata import ALL
 
     kinds = None if strata is None else list(ALL) if strata == "all" else strata.split(",")
-    parts: Any = kinds
     if told:
-        from larstore import open as open_store
-
-        by_code = {int(name) if name.lstrip("-").isdigit() else name: origin for name, origin in told.items()}
-        wanted = dict.fromkeys([*(kinds or ()), "origin"])
-        parts = Strata(open_store(store), list(wanted), truth_threshold, by_code)
+        kinds = list(dict.fromkeys([*(kinds or ()), "origin"]))
     several = cluster is not None or workers is not None
     with cluster_client(cluster or "local", workers) if several else nullcontext() as client:
         summary = run(
@@ -228,7 +224,8 @@ def evaluate(
             coarsen=grains,
             bootstrap=bootstrap,
             seed=seed,
-            strata=parts,
+            strata=kinds,
+            origins=told,
             client=client,
         )
     _print_values(summary)

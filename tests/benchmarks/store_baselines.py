@@ -6,10 +6,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from larstore.codecs import CorruptError
+from larstore.codecs import CorruptError, unpack_into
 from larstore.reading import pool
 from larstore.records import ImageRecord
-from larstore.shards import MISSING, Layout, decode_chunk, decode_index
+from larstore.shards import MISSING, Array, Layout, decode_index, turn
 
 ARRAYS = ("coords", "charge", "live", "truth")
 
@@ -75,6 +75,19 @@ def chunks_of(root: Path, layouts: Sequence[Layout], start: int, stop: int) -> l
             offset, size = decode_index(layout, data[-layout.index_bytes :])[inner].tolist()
             found.append((layout, data[offset : offset + size]))
     return found
+
+
+def decode_chunk(layout: Layout, blob: bytes | memoryview, out: Array) -> None:
+    """Decode a whole chunk to ``out``, (chunk_rows, *width); raises CorruptError.
+
+    ``out`` lies in C order and has the array's type; that of a transposed array may be any that holds its numbers.
+    """
+    if not layout.transposed:
+        unpack_into(blob, out)
+        return
+    columns = np.empty((1, layout.width[0], layout.chunk_rows), dtype=layout.dtype)
+    unpack_into(blob, columns)
+    turn(columns, out)
 
 
 def decode_chunks(chunks: Sequence[tuple[Layout, bytes]]) -> None:

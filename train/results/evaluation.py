@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +43,7 @@ def evaluate(
     bootstrap: int = REPLICAS,
     seed: int = 0,
     strata: str | Sequence[str] | Strata | None = None,
+    origins: Mapping[str | int, str] | None = None,
     figures: bool = True,
     max_voxels: int = 4_000_000,
     client: "Client | None" = None,
@@ -61,6 +62,7 @@ def evaluate(
         seed: of the replicas.
         strata: a kind or kinds of `train.results.strata` (or an object like it): parts of the voxels that get the same
             figures.
+        origins: sample or PDG code -> "beam" or "cosmic", for the kind ``origin`` among ``strata``.
         figures: also draw PNG and SVG files.
         max_voxels: voxels read at a time; a larger image is read alone.
         client: of a Dask cluster (`preprocess.make_cluster`) whose workers take parts of the images.
@@ -75,7 +77,7 @@ def evaluate(
     store = larstore.open(store_path)
     kinds = prediction_kinds(store, [prediction] if isinstance(prediction, str) else list(prediction))
     grains = [check_factors(factors) for factors in dict.fromkeys(map(tuple, coarsen))]
-    parts = KnownStrata(store, strata, truth_threshold) if isinstance(strata, Sequence) else strata
+    parts = KnownStrata(store, strata, truth_threshold, origins) if isinstance(strata, Sequence) else strata
     levels = truth_levels(store.attributes["units"], truth_threshold)
     empty = partial(Collector, kinds, levels, EventWeights(bootstrap, seed), grains, parts)
     selection = store.select(files=files, tpcs=tpcs)

@@ -11,7 +11,7 @@ from scipy import sparse
 from larstore.errors import StoreError
 from larstore.geometry import TpcGeometry
 from train.results.solving import slice_wires, wire_sums
-from train.results.wire_shares import PlaneWires, plane_wires, wire_shares
+from train.results.wire_shares import PlaneWires, plane_wires, voxel_shares, wire_shares
 
 NONE = 65535  # a voxel on no wire
 
@@ -68,10 +68,9 @@ def plane_images(image: Any, points: npt.NDArray[Any], side: int) -> list[PlaneI
     downsample = image.store.attributes["downsample"]
     planes = plane_wires(image.store.geometry, image.key[2])
     slices, number = np.unique(image.coords[:, 0].astype(np.int64), return_inverse=True)
-    cells, cell = np.unique(image.coords[:, 1:], axis=0, return_inverse=True)
+    shares = voxel_shares(planes, frame, downsample, image.coords)
     found = []
-    for p, wires in enumerate(planes):
-        share = sparse.csr_array(wire_shares(wires, frame, downsample, cells)[cell.ravel()])
+    for p, (wires, share) in enumerate(zip(planes, shares, strict=True)):
         keys, matrix = slice_wires(number, share)
         live = (image.live >> p & 1).astype(bool)
         charge, told = wire_sums(matrix, image.charge[:, p].astype(np.float64), live)
