@@ -15,7 +15,8 @@ import numpy.typing as npt
 from larstore.codecs import alone
 from larstore.cores import cores
 from larstore.errors import DamageError, StoreError, UnreadableError
-from larstore.locations import READABLE, READERS, Place, Url, is_lost, read_briefly, read_range
+from larstore.kept_files import KeptFile, kept, read_briefly, read_end
+from larstore.locations import READABLE, READERS, Place, Url, is_lost
 from larstore.pieces import Piece
 from larstore.shards import MISSING, Array, Layout, decode_index
 
@@ -144,7 +145,7 @@ class ShardReader:
         self._next: tuple[int, int, Array] | None = None
         self._lock = threading.Lock()
         self._index_lock = threading.Lock()
-        self._files: dict[int, Place] = {}
+        self._files: dict[int, Url | KeptFile] = {}
         self.cached_chunks = CACHED_CHUNKS
         self.effort = layout.chunk_bytes * EFFORT.get(layout.cname, 1)
 
@@ -217,7 +218,7 @@ class ShardReader:
                 if shard in self._indices:
                     return self._indices[shard]
             size = self.layout.index_bytes
-            table = self._asked(shard, start, stop, lambda file: read_range(file, -size, size))
+            table = self._asked(shard, start, stop, lambda file: read_end(file, size))
             try:
                 index = decode_index(self.layout, table)
             except ValueError as error:
@@ -232,10 +233,10 @@ class ShardReader:
         """Bytes of a shard's file after ``before`` others, fewer where it ends; see ``read_briefly``."""
         return self._asked(shard, start, stop, lambda file: read_briefly(file, offset, size, before))
 
-    def _asked(self, shard: int, start: int, stop: int, read: Callable[[Place], B]) -> B:
+    def _asked(self, shard: int, start: int, stop: int, read: Callable[[Url | KeptFile], B]) -> B:
         file = self._files.get(shard)
         if file is None:
-            file = self._files[shard] = self.root / self.layout.file(shard)
+            file = self._files[shard] = kept(self.root / self.layout.file(shard))
         try:
             return read(file)
         except FileNotFoundError as error:
@@ -244,11 +245,13 @@ class ShardReader:
             what = f"shard {shard} cannot be read ({error.strerror or type(error).__name__})"
             if is_lost(error):
                 raise self.damage(start, stop, what, shard) from error
-            whole = f"{file}: array {self.layout.path}, {what}"
+            whole = f"{self.root / self.layout.file(shard)}: array {self.layout.path}, {what}"
             raise UnreadableShardError(whole, self._owners(start, stop), READABLE) from error
 
     def damage(self, start: int, stop: int, what: str, shard: int | None = None) -> DamageError:
-        """The error for rows that cannot be had."""
+        """The error for rows that cannot be had. A shard may be restored: its file is opened again then."""
+        if shard is not None:
+            self._files.pop(shard, None)
         file = self.root / (self.layout.path if shard is None else self.layout.file(shard))
         fix = f"Fix: restore the file, or list all damage with 'larstore verify {self.root}'"
         return ShardDamageError(f"{file}: array {self.layout.path}, {what}", self._owners(start, stop), fix)
