@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from larstore.codecs import CorruptError, check_packed, join, room_to_join, unpack_into, unpack_joined
-from larstore.shards import MISSING, Array, Layout, turn
+from larstore.shards import MISSING, Array, Layout
+from larstore.turning import turn
 
 if TYPE_CHECKING:
     from larstore.reading import ShardReader

@@ -5,8 +5,9 @@ import math
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -51,21 +52,34 @@ class UnreadableShardError(_ShardError, UnreadableError):
 
 
 _processes = 1
+_thread = threading.local()
 _pool_lock = threading.Lock()
 _pools: dict[int, tuple[int, ThreadPoolExecutor]] = {}
 
 
-@functools.cache
+_cores = functools.cache(cores)
+
+
 def n_threads() -> int:
-    """Threads that decode: one a core that this process may use, 8 at most; see ``share_cores``."""
-    return max(1, min(MOST_THREADS, cores() // _processes))
+    """Threads that decode for this one: one a core that this process may use, 8 at most; see ``share_cores``."""
+    share: int = getattr(_thread, "share", 1)
+    return max(1, min(MOST_THREADS, _cores() // _processes) // share)
 
 
 def share_cores(processes: int) -> None:
     """Say that so many processes decode side by side, of which this is one."""
     global _processes
     _processes = processes
-    n_threads.cache_clear()
+
+
+@contextmanager
+def reading_beside(n: int) -> Iterator[None]:
+    """In here, this thread reads as one of ``n`` of its process that do so at the same time."""
+    before, _thread.share = getattr(_thread, "share", 1), n
+    try:
+        yield
+    finally:
+        _thread.share = before
 
 
 def pool(threads: int | None = None) -> ThreadPoolExecutor:
