@@ -161,6 +161,7 @@ class ShardReader:
         self._index_lock = threading.Lock()
         self._files: dict[int, Url | KeptFile] = {}
         self.cached_chunks = CACHED_CHUNKS
+        self.scattered = False  # whether neighbours are asked for at any other time
         self.effort = layout.chunk_bytes * EFFORT.get(layout.cname, 1)
 
     def read(self, start: int, stop: int) -> Array:
@@ -168,8 +169,8 @@ class ShardReader:
         (values,) = read_together([self], start, stop)
         return values
 
-    def piece(self, start: int, stop: int, out: Array | None = None) -> Piece:
-        """Rows [start, stop) that are to be read to new room or to ``out``."""
+    def piece(self, start: int, stop: int, out: Array | None = None, shared: bool = False) -> Piece:
+        """Rows [start, stop) that are to be read to new room or to ``out``; see ``Piece``."""
         layout = self.layout
         if start < 0 or stop > layout.rows:
             raise self.damage(start, stop, f"rows {start}:{stop} lie outside the array's {layout.rows}")
@@ -181,7 +182,7 @@ class ShardReader:
         numbers = range(start // layout.chunk_rows, -(-stop // layout.chunk_rows) if stop > start else 0)
         try:
             whole = np.empty((len(numbers) * layout.chunk_rows, *layout.width), dtype=layout.dtype)
-            return Piece(self, start, max(start, stop), numbers, whole, out)
+            return Piece(self, start, max(start, stop), numbers, whole, out, shared)
         except MemoryError as error:
             what = f"{self.root}: array {layout.path}, rows {start}:{stop} do not fit the memory"
             raise StoreError(f"{what}. Fix: read fewer images at once") from error

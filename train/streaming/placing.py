@@ -12,19 +12,35 @@ Numbers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 
-def place_coords(
-    rows: npt.NDArray[np.uint16], begin: Numbers, end: Numbers, to: Numbers, number: Numbers, out: Numbers
-) -> None:
-    """``rows[begin[i]:end[i]]`` (m, 3) to ``out`` (n, 4) from row ``to[i]`` on, with ``number[i]`` as the fourth."""
-    _check(rows, begin, end, to, out)
-    _place_coords(rows.reshape(-1), begin, end, to, number, out.reshape(-1))
+Places = tuple[Numbers, Numbers, Numbers]  # first row, end and place in the batch of each image
 
 
-def place_rows(rows: Floats, begin: Numbers, end: Numbers, to: Numbers, out: Floats) -> None:
-    """``rows[begin[i]:end[i]]``, (m,) or (m, w), to ``out``, (n,) or (n, w), from row ``to[i]`` on."""
-    _check(rows, begin, end, to, out)
-    width = rows[0].size if len(rows) else 1
-    _place_flat(rows.reshape(-1), begin * width, end * width, to * width, out.reshape(-1))
+def place_coords(rows: npt.NDArray[np.uint16], images: Places, number: Numbers, out: Numbers) -> None:
+    """Rows [begin, end) of ``rows`` (m, 3) of each image to ``out`` (n, 4), with its number as the fourth.
+
+    ValueError for rows that are not there.
+    """
+    if not _place_coords(rows.reshape(-1), *images, number, _flat(out)):
+        raise _outside(rows, images, out)
+
+
+def place_rows(rows: Floats, images: Places, out: Floats) -> None:
+    """Rows [begin, end) of ``rows``, (m,) or (m, w), of each image to ``out``, (n,) or (n, w). ValueError."""
+    width = rows.shape[1] if rows.ndim > 1 else 1
+    if not _place_flat(rows.reshape(-1), width, *images, _flat(out)):
+        raise _outside(rows, images, out)
+
+
+def _flat(out: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The same memory, never a copy."""
+    flat = out.view()
+    flat.shape = (out.size,)
+    return flat
+
+
+def _outside(rows: npt.NDArray[Any], images: Places, out: npt.NDArray[Any]) -> ValueError:
+    begin, end, to = images
+    return ValueError(f"rows {begin} to {end} of {rows.shape} do not fit {out.shape} at {to}")
 
 
 def is_finite(values: Floats) -> bool:
@@ -37,24 +53,21 @@ def weigh(truth: Floats, weight: Floats) -> None:
     _weigh(truth, weight)
 
 
-def _check(rows: Any, begin: Numbers, end: Numbers, to: Numbers, out: Any) -> None:
-    """What compiled code does not: that all of it lies within the arrays."""
-    if len(begin) and not (
-        begin.min() >= 0
-        and (end >= begin).all()
-        and end.max() <= len(rows)
-        and to.min() >= 0
-        and (to + end - begin).max() <= len(out)
-        and out.flags.c_contiguous
-    ):
-        raise ValueError(f"rows {begin} to {end} of {rows.shape} do not fit {out.shape} at {to}")
-
-
 # Flat arrays and slices of them, so that the innermost loops become vector instructions.
 
 
 @njit(cache=True, nogil=True)
+def _inside(begin, end, to, n_rows, n_out):  # type: ignore[no-untyped-def]
+    for i in range(begin.shape[0]):
+        if begin[i] < 0 or end[i] < begin[i] or end[i] > n_rows or to[i] < 0 or to[i] + end[i] - begin[i] > n_out:
+            return False
+    return True
+
+
+@njit(cache=True, nogil=True)
 def _place_coords(rows, begin, end, to, number, out):  # type: ignore[no-untyped-def]
+    if not _inside(begin, end, to, rows.shape[0] // 3, out.shape[0] // 4):
+        return False
     for i in range(begin.shape[0]):
         image, n = number[i], end[i] - begin[i]
         source, target = rows[3 * begin[i] : 3 * end[i]], out[4 * to[i] : 4 * (to[i] + n)]
@@ -63,14 +76,19 @@ def _place_coords(rows, begin, end, to, number, out):  # type: ignore[no-untyped
             target[4 * row + 1] = source[3 * row + 1]
             target[4 * row + 2] = source[3 * row + 2]
             target[4 * row + 3] = image
+    return True
 
 
 @njit(cache=True, nogil=True)
-def _place_flat(rows, begin, end, to, out):  # type: ignore[no-untyped-def]
+def _place_flat(rows, width, begin, end, to, out):  # type: ignore[no-untyped-def]
+    if not _inside(begin, end, to, rows.shape[0] // width, out.shape[0] // width):
+        return False
     for i in range(begin.shape[0]):
-        source, target = rows[begin[i] : end[i]], out[to[i] : to[i] + end[i] - begin[i]]
+        first, last, at = width * begin[i], width * end[i], width * to[i]
+        source, target = rows[first:last], out[at : at + last - first]
         for k in range(source.shape[0]):
             target[k] = source[k]
+    return True
 
 
 @njit(cache=True, nogil=True)

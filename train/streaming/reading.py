@@ -36,7 +36,8 @@ class ImageReader:
 
     def __init__(self, selection: Any, full_y: bool = False, kind: str = "truth", window: int = 0) -> None:
         self.store, self.full_y, self.kind = copy.copy(selection.store), full_y, kind
-        self._keep_chunks(window)
+        self.window = window
+        self._keep_chunks()
         columns = [selection.column(name) for name in ("file", "event", "tpc")]
         self.keys = np.column_stack(columns).astype(np.int64)
         self.start, self.count = (selection.column(f"voxel_{what}").astype(np.int64) for what in ("start", "count"))
@@ -49,16 +50,16 @@ class ImageReader:
             told = selection.column("truth_columns") if self.store.root.truth_columns else np.zeros(len(self.keys))
             self.known &= np.array([kind in truth_names(int(bits)) for bits in told], bool)
 
-    def _keep_chunks(self, window: int) -> None:
+    def _keep_chunks(self) -> None:
         for path in VOXELS:
             reader = self.store.reader(path)
-            reader.cached_chunks = max(reader.cached_chunks, min(window, MOST_CHUNKS))
+            reader.cached_chunks = max(reader.cached_chunks, min(self.window, MOST_CHUNKS))
+            reader.scattered = reader.scattered or self.window > 0
 
     def reopen(self) -> None:
         """Have threads and files of this process's own, after a fork."""
-        kept = self.store.reader(VOXELS[0]).cached_chunks
         self.store = copy.copy(self.store)
-        self._keep_chunks(kept)
+        self._keep_chunks()
 
     def where(self, image: int) -> str:
         """An image's name for errors."""
@@ -135,7 +136,7 @@ def read_voxels(
         # Neighbours in the store: all other arrays are what was decoded.
         first, to = int(start[0]), np.cumsum(count) - count
         found = store.read_arrays(VOXELS if truth else VOXELS[:2], first, first + n)
-        place_coords(found[VOXELS[0]], to, to + count, to, np.arange(len(count)), coords)
+        place_coords(found[VOXELS[0]], (to, to + count, to), np.arange(len(count)), coords)
         charge, told = found[VOXELS[1]], found.get(VOXELS[2])
     else:
         charge = empty((n, len(store.attributes["planes"])), np.float32)
@@ -163,26 +164,26 @@ def read_rows(store: Any, out: dict[str, npt.NDArray[Any]], start: Numbers, coun
     used = used[np.argsort(start[used], kind="stable")]
     low, high, to = start[used], (start + count)[used], offset[used]
     reached = np.maximum.accumulate(high)
-    gap = store.reader(next(iter(out))).layout.chunk_rows
+    layouts = {path: store.reader(path).layout for path in out}
+    gap = next(iter(layouts.values())).chunk_rows
     breaks = (np.flatnonzero(low[1:] - reached[:-1] >= gap) + 1).tolist()
     # Whether an image follows its neighbour in the store, in the batch too.
     apart = (low[1:] != high[:-1]) | (to[1:] - to[:-1] != (high - low)[:-1])
-    wanted: list[tuple[str, int, int, npt.NDArray[Any]]] = []
-    steps: list[Callable[[], None]] = []
+    wanted: list[tuple[str, int, int, npt.NDArray[Any] | None]] = []
+    steps: list[partial[None] | None] = []
     for a, b in pairwise([0, *breaks, len(used)]):
         first, last, images = int(low[a]), int(reached[b - 1]), slice(a, b)
-        places = low[images] - first, high[images] - first, to[images]
+        places = (low[images] - first, high[images] - first, to[images])
         for path, values in out.items():
-            layout = store.reader(path).layout
-            if layout.width == (3,) and values.shape[1:] == (4,):
-                room = np.empty((last - first, 3), layout.dtype)
-                steps.append(partial(place_coords, room, *places, used[images], values))
+            room, step = None, None
+            if layouts[path].width == (3,) and values.shape[1:] == (4,):
+                step = partial(place_coords, images=places, number=used[images], out=values)
             elif apart[a : b - 1].any():
-                room = np.empty((last - first, *values.shape[1:]), values.dtype)
-                steps.append(partial(place_rows, room, *places, values))
+                step = partial(place_rows, images=places, out=values)
             else:
                 room = values[int(to[a]) :][: last - first]
             wanted.append((path, first, last, room))
-    store.read_ranges(wanted)
-    for step in steps:
-        step()
+            steps.append(step)
+    for step, found in zip(steps, store.read_ranges(wanted), strict=True):
+        if step is not None:
+            step(found)

@@ -277,6 +277,10 @@ class ImageStream(IterableDataset[Batch]):
 
     def _generators(self, positions: Numbers, passes: Numbers) -> Callable[[], list[np.random.Generator]]:
         """Makes each image's own generator, of (seed, pass, file, event, tpc)."""
-        turns = passes if self.vary else np.zeros_like(passes)
-        seeds = np.column_stack([np.full(len(positions), self.seed), turns, self.keys[positions]])
-        return lambda: [np.random.default_rng(seed) for seed in seeds.tolist()]
+
+        def generators() -> list[np.random.Generator]:
+            turns = passes if self.vary else np.zeros_like(passes)
+            seeds = np.column_stack([np.full(len(positions), self.seed), turns, self.keys[positions]])
+            return [np.random.default_rng(seed) for seed in seeds.tolist()]
+
+        return generators
