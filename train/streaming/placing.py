@@ -20,22 +20,15 @@ def place_coords(rows: npt.NDArray[np.uint16], images: Places, number: Numbers, 
 
     ValueError for rows that are not there.
     """
-    if not _place_coords(rows.reshape(-1), *images, number, _flat(out)):
+    if not _place_coords(rows.reshape(-1), *images, number, out.reshape(-1, copy=False)):
         raise _outside(rows, images, out)
 
 
 def place_rows(rows: Floats, images: Places, out: Floats) -> None:
     """Rows [begin, end) of ``rows``, (m,) or (m, w), of each image to ``out``, (n,) or (n, w). ValueError."""
     width = rows.shape[1] if rows.ndim > 1 else 1
-    if not _place_flat(rows.reshape(-1), width, *images, _flat(out)):
+    if not _place_flat(rows.reshape(-1), width, *images, out.reshape(-1, copy=False)):
         raise _outside(rows, images, out)
-
-
-def _flat(out: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The same memory, never a copy."""
-    flat = out.view()
-    flat.shape = (out.size,)
-    return flat
 
 
 def _outside(rows: npt.NDArray[Any], images: Places, out: npt.NDArray[Any]) -> ValueError:
