@@ -220,9 +220,8 @@ Images are pieces of tiled ProtoDUNE-SP events of the simulator (threshold 300 e
         LARGE:,} voxels,
 in memory. **{STORE}**: `Selection.read` of as many images as a batch has, in this process; it stops at the arrays, and
 the same figure stands beside streams with workers. Streams keep no chunk from one epoch to the next, as of a large
-store, and make tensors: coordinates with the image's number as int64, features, target and weight. **{NPZ}**, **{GZIP.partition(",")[0]}** and **{
-        PLAIN.partition(",")[0]
-    }**: torch's DataLoader over
+store, and make tensors: coordinates with the image's number as int64, features, target and weight.
+**{NPZ}**, **{GZIP.partition(",")[0]}** and **{PLAIN.partition(",")[0]}**: torch's DataLoader over
 such files with the same images, batches and number of workers (warm). All in turns in one run,
 medians; more is faster.
 
