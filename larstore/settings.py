@@ -30,6 +30,7 @@ for _tag in ("int", "float"):
     _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _Loader.number_or_time)
 # YAML 1.1 takes 1e-3 for text: it wants a point in front and a sign behind the e.
 _POWER = re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+$")
+_QUOTED = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _POWER, list("-+0123456789"))
 
 
@@ -56,6 +57,17 @@ def parse_yaml(text: str, origin: str) -> Any:
         place = f" in line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "syntax error"
         raise ConfigError(f"{origin}: no valid YAML{place} ({problem}). Fix: correct that line") from error
+
+
+def unquoted(value: Any, keep: Sequence[str] = ("name",)) -> Any:
+    """Numbers where YAML holds them in quotation marks, at any depth of lists and blocks; not of keys to ``keep``."""
+    if isinstance(value, dict):
+        return {key: each if key in keep else unquoted(each, keep) for key, each in value.items()}
+    if isinstance(value, list):
+        return [unquoted(each, keep) for each in value]
+    if isinstance(value, str) and _QUOTED.fullmatch(value.strip()):
+        return float(value) if set(value) & set(".eE") else int(value)
+    return value
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str], by_name: Sequence[str] = ()) -> None:

@@ -62,12 +62,13 @@ def prediction_kinds(store: Store, names: Sequence[str]) -> list[Kind]:
 
 def prediction_of(store: Store, name: str, output: Literal["score", "charge"]) -> dict[str, Any]:
     """The attributes of a prediction of scores, or of charges. Raises StoreError if there is none, or of the others."""
-    about, made = store.predictions.get(name), {"score": "infer", "charge": "infer with a charge network, or solve"}
+    about = store.predictions.get(name)
     if about is not None and _output(about) == output:
         return about
     wrong = "no prediction" if about is None else f"{_output(about)}s, not {output}s, in prediction"
-    others = ", ".join(sorted(key for key, each in store.predictions.items() if _output(each) == output)) or "none yet"
-    raise StoreError(f"{store.path}: {wrong} {name!r}. Fix: one of {others}, or larstore {made[output]}")
+    others = ", ".join(sorted(key for key, each in store.predictions.items() if _output(each) == output))
+    made = "larstore infer" if output == "score" else "larstore infer with a charge network, or larstore solve"
+    raise StoreError(f"{store.path}: {wrong} {name!r}. Fix: {f'one of {others}, or ' if others else ''}{made}")
 
 
 def _output(about: dict[str, Any]) -> str:
