@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from larstore.errors import ConfigError
-from train.config import load_config, make_config, with_inputs
+from train.config import doubtful_units, load_config, make_config, with_inputs
 from train.fitting.module import ImageModule
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -49,7 +49,8 @@ def test_one_value_stands_for_all_stores():
 
 NUMBERS = """
 output_dir: out
-data: {data_path: [a, b], train_i: [[1, 5], ["6", "7"]], scale: SCALE, noise: {sd: RATE}, max_voxels: 3e5, threshold: "0"}
+data: {data_path: [a, b], train_i: [[1, 5], ["6", "7"]], scale: SCALE, noise: {sd: RATE}, max_voxels: 3e5,
+       threshold: "0"}
 model: {name: cellnet_binary, spatial_size: [64, 64, FOUR], nChannels: FOUR, nStrides: 2, n_2D: 0}
 loss: {name: BCEL1Loss, L1_lambda: RATE}
 optimizer: {name: Adam, lr: RATE, betas: [RATE, "0.99"], eps: "1.e-8"}
@@ -371,3 +372,22 @@ def test_the_number_of_network_inputs_follows_from_the_data():
     assert "nInputFeatures" not in config.model.arguments
     with pytest.raises(ConfigError, match=r"nInputFeatures is 3, the data have 4 inputs.*Fix: "):
         with_inputs(make_config(changed("model", {"name": "cellnet_binary", "nInputFeatures": 3})), 4)
+
+
+def test_thousands_of_electrons_are_doubted():
+    def told(noise, decimals):
+        values = changed("data.noise", noise)
+        values["data"]["round"] = decimals
+        return doubtful_units(make_config(values))
+
+    mean, sd, rounding = told({"mean": -0.5, "sd": 0.1}, 2)
+    assert mean == (
+        "data.noise.mean = -0.5 electrons changes nothing. "
+        "Fix: -500, if thousands of electrons are meant, as in the research code"
+    )
+    assert "data.noise.sd = 0.1 " in sd
+    assert "Fix: 100," in sd
+    assert rounding.startswith("data.round = 2 keeps 0.01 electrons")
+    assert "Fix: -1, if" in rounding
+    assert "Fix: -3, if" in told(None, 0)[0]
+    assert told({"mean": 0, "sd": 100}, -1) == told(None, None) == []

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
 from larstore.errors import ConfigError
-from train.config import naming_file
+from train.config import doubtful_units, naming_file
 from train.fitting.callbacks import PredictWhileTraining, ProgressBar, TimeLimit
 from train.fitting.module import ImageModule, TrainingError
 from train.fitting.preparing import plain_ctrl_c, prepare_network, stepping, take_over
@@ -155,7 +155,7 @@ def _train(run: _Run, threads: int, progress: bool, copy: Path | None) -> FitRes
     if isinstance(run.module.model, SparseCellNet):
         for line in str(describe(run.module.model, first_coords(run.train_loader.stream))).splitlines():
             log.info("network: %s", line)
-    for remark in run.start.remarks(about["machine"]):
+    for remark in [*doubtful_units(config), *run.start.remarks(about["machine"])]:
         log.warning(remark)
     log_transfer(run.transferred, run.module.model, run.module.frozen, run.folder)
     rows = prepare_folder(run.folder, run.start, run.ranks.rank)
