@@ -13,7 +13,7 @@ from train.schema import Config
 
 __all__ = ["Config", "doubtful_units", "load_config", "make_config", "naming_file", "with_inputs", "with_planes"]
 
-EXAMPLE = "configs/ghost3d.yaml"
+EXAMPLE = "'larstore examples ghost3d'"
 FEW = 10.0  # electrons of noise a voxel that no read-out has so little of
 # Blocks that may be written as their name alone.
 SHORT = ("trainer", "trainer.scheduler", "metrics.*", "loss.score", "loss.charge")
