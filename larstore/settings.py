@@ -121,6 +121,7 @@ def one_line(error: ValidationError, model: type[BaseModel], origin: str, exampl
     message = (
         first["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("a valid tuple", "a list in brackets")
     )
+    message = re.sub(r"a valid dictionary( or instance of \w+)?", "a block of keys", message)
     expected = "; give keys: " + ", ".join(_keys_of(models[0])) if models and first["type"] == "model_type" else ""
     where = f"{key}{shown}: " if key else ""
     if first["type"] in ("literal_error", "union_tag_invalid"):

@@ -343,7 +343,7 @@ class Config(Section):
         """``trainer: basic``, ``store_inference: true``, names of metrics and loggers as the blocks they stand for."""
         if not isinstance(values, dict):
             return values
-        full = dict(values)
+        full = {key: value for key, value in values.items() if value is not None}  # a key with nothing behind it
         if isinstance(full.get("trainer"), str):
             full["trainer"] = {"name": full["trainer"]}
         if isinstance(full.get("store_inference"), bool):

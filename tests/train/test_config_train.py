@@ -81,6 +81,23 @@ def test_numbers_are_numbers_in_quotation_marks_too(tmp_path, rate, mark):
     ImageModule(with_inputs(config, 3), 1)
 
 
+@pytest.mark.parametrize("key", ["metrics", "loggers", "trainer", "train", "store_inference", "seed"])
+def test_a_key_with_nothing_behind_it_is_left_out(key):
+    assert make_config(changed(key, None)).plain() == make_config(MINIMAL).plain()
+
+
+def test_a_needed_key_with_nothing_behind_it_is_missing():
+    with pytest.raises(ConfigError, match=r"^config: model is missing\. Fix: add it"):
+        make_config(changed("model", None))
+
+
+def test_a_word_in_place_of_a_block_is_told_in_plain_words():
+    with pytest.raises(ConfigError) as caught:
+        make_config(changed("optimizer", "Adam"))
+    assert str(caught.value).startswith("config: optimizer 'Adam': should be a block of keys. Fix: ")
+    assert str(caught.value).endswith("; give keys: name")
+
+
 def test_text_that_is_no_number_is_refused_in_a_line():
     values = changed("optimizer", {"name": "Adam", "lr": "1e-3x"}) | {"loss": {"name": "BCELoss"}}
     values["data"]["threshold"] = 0
