@@ -118,6 +118,21 @@ def test_without_hard_links_there_is_a_warning(folder, caplog):
     assert "run: no lock can be held here (Operation not permitted): let one training at a time use it" in caplog.text
 
 
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC])
+def test_a_disk_that_takes_nothing_is_one_line(folder, caplog, number):
+    with alone_in(folder, saved(folder)):
+        pass
+
+    def refused(operation):
+        if operation.kind in ("write", "unlink", "link"):
+            raise OSError(number, os.strerror(number))
+
+    with fs.observed(refused), pytest.raises(ConfigError) as caught:
+        alone_in(folder, saved(folder)).__enter__()
+    assert str(caught.value) == f"{folder.path}: {os.strerror(number)}. Fix: make it writable, or free space"
+    assert not caplog.text
+
+
 def test_a_damaged_lock_is_one_line(folder):
     elsewhere(folder)
     lock = folder.path / ".larstore" / "run.00000000"

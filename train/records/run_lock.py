@@ -43,7 +43,6 @@ def alone_in(folder: RunFolder, before: Saved) -> Iterator[None]:
 
     Raises:
         ConfigError: another process trains into it, or did since ``before``; it cannot be written.
-        StoreError: the lock cannot be written.
     """
     folder.make()
     lock = Lock(folder.path, NAME, break_lock=True)
@@ -79,10 +78,11 @@ def _acquired(lock: Lock, path: Path) -> bool:
             f"{path}: {who} trains into it already. Fix: another output_dir, or wait for that to end"
         ) from error
     except StoreError as error:
-        if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in NO_LINKS:
+        reason = error.__cause__
+        if not isinstance(reason, OSError):
             raise
-        log.warning(
-            "%s: no lock can be held here (%s): let one training at a time use it", path, error.__cause__.strerror
-        )
+        if reason.errno not in NO_LINKS:
+            raise ConfigError(f"{path}: {reason.strerror}. Fix: make it writable, or free space") from error
+        log.warning("%s: no lock can be held here (%s): let one training at a time use it", path, reason.strerror)
         return False
     return True
