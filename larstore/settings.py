@@ -17,7 +17,20 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe one, but that 1:50 and 10:00:00 are text, which YAML 1.1 makes 110 and 36000 of, and 1e-3 a number."""
+    """The safe one, but that 1:50 and 10:00:00 are text, which YAML 1.1 makes 110 and 36000 of, and 1e-3 a number.
+
+    A key that is given twice in a block is refused: one of both would be lost.
+    """
+
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
+        """A block of keys."""
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen and key.value != "<<":
+                raise yaml.composer.ComposerError(None, None, f"the key {key.value} is there twice", key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        return node
 
     def number_or_time(self, node: yaml.ScalarNode) -> int | float | str:
         """A number, unless it has colons."""

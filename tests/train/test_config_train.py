@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from larstore.errors import ConfigError
+from larstore.settings import read_yaml
 from train.config import doubtful_units, load_config, make_config, with_inputs
 from train.fitting.module import ImageModule
 
@@ -84,6 +85,17 @@ def test_numbers_are_numbers_in_quotation_marks_too(tmp_path, rate, mark):
 @pytest.mark.parametrize("key", ["metrics", "loggers", "trainer", "train", "store_inference", "seed"])
 def test_a_key_with_nothing_behind_it_is_left_out(key):
     assert make_config(changed(key, None)).plain() == make_config(MINIMAL).plain()
+
+
+def test_a_key_that_is_there_twice_is_refused(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("data:\n  train_i: [1, 2]\n  data_path: a\n  train_i: [3, 4]\n")
+    with pytest.raises(ConfigError, match=r"c.yaml: no valid YAML in line 4 \(the key train_i is there twice\)"):
+        load_config(path)
+    path.write_text("a: &a {lr: 1, eps: 2}\nb: &b {<<: *a, lr: 3}\nc: {<<: *b, lr: 4}\nd: {<<: *b}\n")
+    assert read_yaml(path) == {
+        "a": {"lr": 1, "eps": 2}, "b": {"lr": 3, "eps": 2}, "c": {"lr": 4, "eps": 2}, "d": {"lr": 3, "eps": 2},
+    }  # fmt: skip
 
 
 def test_a_needed_key_with_nothing_behind_it_is_missing():
