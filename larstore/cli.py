@@ -48,10 +48,10 @@ def _top(
 
 def build_app() -> typer.Typer:
     """The command line with every installed subcommand; command modules import their heavy packages when called."""
-    from larstore import maintenance_cli, store_cli
+    from larstore import examples_cli, maintenance_cli, store_cli
 
-    store_cli.register(app)
-    maintenance_cli.register(app)
+    for commands in (store_cli, maintenance_cli, examples_cli):
+        commands.register(app)
     for entry in sorted(entry_points(group="larstore.commands"), key=lambda e: e.name):
         app.command(entry.name, rich_help_panel=f"Commands of {entry.value.partition('.')[0]}")(entry.load())
     return app

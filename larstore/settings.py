@@ -17,7 +17,20 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe one, but that 1:50 and 10:00:00 are text, which YAML 1.1 makes 110 and 36000 of, and 1e-3 a number."""
+    """The safe one, but that 1:50 and 10:00:00 are text, which YAML 1.1 makes 110 and 36000 of, and 1e-3 a number.
+
+    A key that is given twice in a block is refused: one of both would be lost.
+    """
+
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
+        """A block of keys."""
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen and key.value != "<<":
+                raise yaml.composer.ComposerError(None, None, f"the key {key.value} is there twice", key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        return node
 
     def number_or_time(self, node: yaml.ScalarNode) -> int | float | str:
         """A number, unless it has colons."""
@@ -30,6 +43,7 @@ for _tag in ("int", "float"):
     _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _Loader.number_or_time)
 # YAML 1.1 takes 1e-3 for text: it wants a point in front and a sign behind the e.
 _POWER = re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+$")
+_QUOTED = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _POWER, list("-+0123456789"))
 
 
@@ -56,6 +70,17 @@ def parse_yaml(text: str, origin: str) -> Any:
         place = f" in line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "syntax error"
         raise ConfigError(f"{origin}: no valid YAML{place} ({problem}). Fix: correct that line") from error
+
+
+def unquoted(value: Any, keep: Sequence[str] = ("name",)) -> Any:
+    """Numbers where YAML holds them in quotation marks, at any depth of lists and blocks; not of keys to ``keep``."""
+    if isinstance(value, dict):
+        return {key: each if key in keep else unquoted(each, keep) for key, each in value.items()}
+    if isinstance(value, list):
+        return [unquoted(each, keep) for each in value]
+    if isinstance(value, str) and _QUOTED.fullmatch(value.strip()):
+        return float(value) if set(value) & set(".eE") else int(value)
+    return value
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str], by_name: Sequence[str] = ()) -> None:
@@ -109,6 +134,7 @@ def one_line(error: ValidationError, model: type[BaseModel], origin: str, exampl
     message = (
         first["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("a valid tuple", "a list in brackets")
     )
+    message = re.sub(r"a valid dictionary( or instance of \w+)?", "a block of keys", message)
     expected = "; give keys: " + ", ".join(_keys_of(models[0])) if models and first["type"] == "model_type" else ""
     where = f"{key}{shown}: " if key else ""
     if first["type"] in ("literal_error", "union_tag_invalid"):

@@ -78,6 +78,7 @@ def test_help_is_light():
         "info",
         "verify",
         "diff",
+        "examples",
     ):
         assert command in done.stdout
 

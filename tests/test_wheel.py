@@ -37,6 +37,8 @@ def test_the_wheel_does_the_demo(tmp_path):
     said = call([programs / "larstore", "--help"], work).stdout
     for command in ("verify", "preprocess", "train", "evaluate"):
         assert f" {command} " in said
+    example = (ROOT / "configs" / "small" / "ghost3d.yaml").read_text(encoding="utf-8")
+    assert call([programs / "larstore", "examples", "small/ghost3d"], work).stdout == example
     demo = [programs / "larstore", "demo", "--quick", "-o", "demo"]
     assert call(demo, work).stdout == "demo/report.html\n"
     folder = work / "demo"

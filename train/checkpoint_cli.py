@@ -36,12 +36,14 @@ def import_checkpoint_command(
             "give --input-planes or --tpc, one of them: the file does not say it, for example --input-planes u,w,v",
             param_hint="--input-planes",
         )
-    from train.config import load_config
+    from train.config import doubtful_units, load_config
     from train.resuming.importing import import_checkpoint
 
     settings = load_config(config, set_ or [])
     planes = None if input_planes is None else [name.strip() for name in input_planes.split(",")]
     done = import_checkpoint(old, output, settings, input_planes=planes, tpc=tpc, input_scale=input_scale)
+    for line in doubtful_units(settings):  # data.round is kept with the network
+        print(line, file=sys.stderr)
     charge = settings.data.charge
     if (charge.transform, charge.scale) != ("linear", input_scale):
         used = f"data.charge of {config} is {charge.transform}, {charge.scale:g}"

@@ -15,7 +15,7 @@ FilesOption = Annotated[
     str | None, typer.Option("--files", metavar="A:B", help="Only images of files A to B, both included.")
 ]
 TpcsOption = Annotated[str | None, typer.Option("--tpcs", metavar="N,N", help="Only images of these TPCs.")]
-ConfigArgument = Annotated[Path, typer.Argument(help="YAML configuration, see configs/.", show_default=False)]
+ConfigArgument = Annotated[Path, typer.Argument(help="YAML configuration, see larstore examples.", show_default=False)]
 StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="Path of the store.", show_default=False)]
 
 PredictionOption = Annotated[

@@ -11,9 +11,10 @@ from larstore.errors import ConfigError
 from larstore.settings import apply_overrides, check, read_yaml
 from train.schema import Config
 
-__all__ = ["Config", "load_config", "make_config", "naming_file", "with_inputs", "with_planes"]
+__all__ = ["Config", "doubtful_units", "load_config", "make_config", "naming_file", "with_inputs", "with_planes"]
 
-EXAMPLE = "configs/ghost3d.yaml"
+EXAMPLE = "'larstore examples ghost3d'"
+FEW = 10.0  # electrons of noise a voxel that no read-out has so little of
 # Blocks that may be written as their name alone.
 SHORT = ("trainer", "trainer.scheduler", "metrics.*", "loss.score", "loss.charge")
 
@@ -43,6 +44,24 @@ def make_config(values: dict[str, Any], origin: str = "config") -> Config:
     if config.train.transfer is not None:
         config.train.transfer.path = _expand(config.train.transfer.path, origin, "train.transfer.from")
     return config
+
+
+def doubtful_units(config: Config) -> list[str]:
+    """Charges that look as if they were in thousands of electrons, the research code's unit: a line each."""
+    data, found = config.data, []
+    where = f"{config._origin}: " if config._origin else ""
+    for name, number in (("mean", data.noise.mean), ("sd", data.noise.sd)) if data.noise else ():
+        if 0 < abs(number) < FEW:
+            found.append(
+                f"{where}data.noise.{name} = {number:g} electrons changes nothing. "
+                f"Fix: {1000 * number:g}, if thousands of electrons are meant, as in the research code"
+            )
+    if data.round is not None and data.round >= 0:
+        found.append(
+            f"{where}data.round = {data.round} keeps {10.0**-data.round:g} electrons, so all of a charge. "
+            f"Fix: {data.round - 3}, if decimals of thousands of electrons are meant, as in the research code"
+        )
+    return found
 
 
 @contextmanager

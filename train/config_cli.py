@@ -13,7 +13,7 @@ def config_command(config: ConfigArgument, set_: SetOption = None) -> None:
 
     Example: larstore config configs/ghost3d.yaml --set optimizer.lr=1e-3
     """
-    from train.config import load_config, naming_file
+    from train.config import doubtful_units, load_config, naming_file
 
     settings = load_config(config, set_ or [])
     from train.fitting.module import ImageModule
@@ -24,4 +24,6 @@ def config_command(config: ConfigArgument, set_: SetOption = None) -> None:
             build_model(settings.model.model_dump())
         else:
             ImageModule(settings, 1)
+    for line in doubtful_units(settings):
+        typer.echo(line, err=True)
     typer.echo(yaml.safe_dump(settings.plain(), sort_keys=False, allow_unicode=True), nl=False)

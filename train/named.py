@@ -40,5 +40,6 @@ def call_named(
     try:
         return make(*given, **arguments)
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{key}: {name}: {reason}. Fix: correct its arguments {sorted(arguments)}") from error
+        reason = " ".join(str(error).split()).rstrip(".")
+        shown = ", ".join(f"{argument} = {value!r}" for argument, value in sorted(arguments.items())) or "none is given"
+        raise ConfigError(f"{key}: {name}: {reason}. Fix: correct its arguments ({shown})") from error

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
+from larstore.settings import unquoted
+
 
 def _ascends(pair: tuple[int, int]) -> tuple[int, int]:
     if pair[0] > pair[1]:
@@ -112,16 +114,16 @@ class DataConfig(Section):
             raise ValueError("data_path is empty")
         spread = {**values, "data_path": paths}
         for key in ("train_i", "inference_i", "tpcs", "scale", "weights"):
-            value = values.get(key)
+            value = unquoted(values.get(key))
             for_all = isinstance(value, (int, float)) or (
                 key not in ("scale", "weights")
                 and isinstance(value, (list, tuple))
                 and all(isinstance(item, int) for item in value)
             )
-            if for_all:
-                spread[key] = [value] * len(paths)
-            elif isinstance(value, list) and len(value) != len(paths):
+            if isinstance(value, list) and not for_all and len(value) != len(paths):
                 raise ValueError(f"{key} has {len(value)} entries, data_path {len(paths)}")
+            if key in values:
+                spread[key] = [value] * len(paths) if for_all else value
         return spread
 
     @field_validator("z_segments")
@@ -210,7 +212,7 @@ class ScheduleTrainer(Section):
     @field_validator("scheduler", mode="before")
     @classmethod
     def _name_alone(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
+        return {"name": value} if isinstance(value, str) else unquoted(value)
 
 
 Trainer = Annotated[BasicTrainer | PlateauTrainer | OneCycleTrainer | ScheduleTrainer, Field(discriminator="name")]
@@ -341,7 +343,7 @@ class Config(Section):
         """``trainer: basic``, ``store_inference: true``, names of metrics and loggers as the blocks they stand for."""
         if not isinstance(values, dict):
             return values
-        full = dict(values)
+        full = {key: value for key, value in values.items() if value is not None}  # a key with nothing behind it
         if isinstance(full.get("trainer"), str):
             full["trainer"] = {"name": full["trainer"]}
         if isinstance(full.get("store_inference"), bool):
@@ -351,6 +353,12 @@ class Config(Section):
         if isinstance(full.get("loggers"), list):
             full["loggers"] = [{"name": each} if isinstance(each, str) else each for each in full["loggers"]]
         return full
+
+    @field_validator("model", "loss", "optimizer", "metrics", mode="before")
+    @classmethod
+    def _arguments_are_numbers(cls, values: Any) -> Any:
+        """As in other blocks, whose types pydantic knows."""
+        return unquoted(values)
 
     @model_validator(mode="after")
     def _limits_reach_into_the_network(self) -> "Config":

@@ -48,7 +48,7 @@ RESEARCH = {
     "data.threshold": SAME,
     "data.coord_lim": SAME,
     "data.z_segments": SAME,
-    "data.noise": "in thousands of electrons",
+    "data.noise": "in thousands of electrons; what looks so is told",
     "data.noise.mean": "in thousands of electrons",
     "data.noise.sd": "in thousands of electrons",
     "data.round": "of thousands of electrons: its 2 is −1 here",
@@ -70,10 +70,12 @@ HEAD = """# Configuration
 
 Every key of the YAML file that `larstore train` and `larstore infer` take. A key that is not here is refused, with
 the one that was probably meant; so are wrong arguments of networks, losses, optimisers, schedulers and metrics.
-`configs/` holds examples with comments for each task, `configs/small/` the same for a CPU and a few minutes.
+`configs/` holds examples with comments for each task, `configs/small/` the same for a CPU and a few minutes. They are
+installed as well: `larstore examples` lists them, `larstore examples small/ghost3d -o my-net.yaml` copies one, and
+`larstore examples -o configs` all.
 
 - `--set a.b=VALUE` changes one key from the command line, values in YAML: `--set data.tpcs='[1, 5]'`,
-  `--set optimizer.lr=1e-3`.
+  `--set optimizer.lr=1e-3`. Numbers may be written as `1e-3`, and in quotation marks.
 - `larstore config FILE.yaml` checks a file without any data and prints what it says, every default filled in; also
   with `--set`.
 - Environment variables (`$SCRATCH`, `${USER}`) and `~` are expanded in paths; one that is not set is an error.

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import larstore
-from larstore.errors import StoreError
+from larstore.errors import ConfigError, StoreError
 from larstore.testing import add_images, make_geometry, make_image, make_store
 from train.calibrate_cli import calibrate_command
 from train.results.calibrate_run import calibrate
-from train.results.calibration import Calibration, fit_calibration
+from train.results.calibration import Calibration, FitVoxels, fit_calibration
 
 
 def drawn_to_the_middle(truth, rng, spread=0.3):
@@ -73,6 +73,33 @@ def test_what_cannot_be_fitted_is_said(n, estimate, said):
         fit_calibration(estimate * truth, truth, "here")
 
 
+def added(most, images):
+    voxels = FitVoxels(most)
+    for number, (estimate, truth) in images:
+        voxels.add((number, 0, 1), estimate, truth)
+    return voxels
+
+
+def test_of_many_voxels_all_images_have_a_share():
+    """The response grows from image to image: who looks at the first ones alone is wrong."""
+    rng = np.random.default_rng(2)
+    truths = [np.exp(rng.normal(9.5, 1.0, 1000)) for _ in range(64)]
+    grown = np.exp(np.linspace(0, 1, 64)[:, None] + 0.3 * rng.normal(size=(64, 1000)))
+    images = [(n, (truth * factor, truth)) for n, (truth, factor) in enumerate(zip(truths, grown, strict=True))]
+    some, every = added(10_000, images), added(10**6, images)
+    assert (every.kept, every.share) == (64_000, 1.0)
+    assert some.share == 1 / 8
+    assert 7000 < some.kept < 9000
+    asked = np.exp(np.linspace(9, 11, 20))
+    wanted = every.fit("it")(asked)
+    assert (added(10**6, images[:10]).fit("it")(asked) > 1.3 * wanted).all()
+    np.testing.assert_allclose(some.fit("it")(asked), wanted, rtol=0.15)
+    # The order of the images, and how often it was thinned out on the way, choose nothing.
+    back = added(10_000, images[::-1])
+    assert (back.kept, back.share) == (some.kept, some.share)
+    np.testing.assert_allclose(back.fit("it")(asked), some.fit("it")(asked), rtol=1e-12)
+
+
 @pytest.fixture
 def store(tmp_path):
     """Four images with truth; predictions: charges of them all, in electrons × 1e-3, and scores."""
@@ -115,6 +142,51 @@ def test_fitted_with_another_store(store, tmp_path):
     calibrate(store, "charge", "good", truth="truth")
     knots = [larstore.open(path).predictions["good"]["calibration"]["charge"] for path in (data, store)]
     assert knots[0] == knots[1]
+
+
+def test_the_most_voxels_bound_a_fit(store, monkeypatch):
+    monkeypatch.setattr(FitVoxels.__init__, "__defaults__", (150,))
+    result = calibrate(store, "charge", "good", truth="truth")
+    assert result.fit_images == 4
+    assert result.fit_voxels <= 150
+    about = larstore.open(store).predictions["good"]["calibration"]
+    assert (about["voxels"], about["share"]) == (result.fit_voxels, result.fit_share)
+    assert result.fit_share < 1
+    assert calibrate(store, "charge", "good", truth="truth").done_before == 4
+
+
+def test_other_units_and_taken_names_are_refused_before_the_fit(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(FitVoxels, "add", None)
+    path = tmp_path / "mev.zarr"
+    larstore.create(path, geometry=make_geometry((1,)), provenance={"made by": "test"}, units="MeV")
+    add_images(path, [make_image(0, 0, 1, 300)])
+    predict(path, "charge", [0], output="charge")
+    with pytest.raises(StoreError, match=r"mev.zarr: charges are in MeV, those of .*s.zarr in electrons. Fix: --fit-s"):
+        calibrate(store, "charge", "x", truth="truth", fit_store=path)
+    for name in ("score", "charge"):
+        with pytest.raises(StoreError, match=f"prediction '{name}' is there, and is no calibration of 'charge'. Fix: "):
+            calibrate(store, "charge", name, truth="truth")
+    with pytest.raises(ConfigError, match="no image is chosen by"):
+        calibrate(store, "charge", "x", truth="truth", files=(7, 9))
+
+
+def test_ctrl_c_keeps_what_is_done(tmp_path, monkeypatch, caplog):
+    path = make_store(tmp_path / "s.zarr", n_files=4, n_events=1, n_voxels=300, shard_rows=256, chunk_rows=256)
+    predict(path, "charge", range(4), output="charge")
+    write, calls = larstore.PredictionWriter.write, []
+
+    def stopped(self, *args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        write(self, *args)
+
+    monkeypatch.setattr(larstore.PredictionWriter, "write", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(path, "charge", "good", truth="truth")
+    assert "s.zarr: stopped. What is done is kept, the same command does the rest" in caplog.text
+    result = calibrate(path, "charge", "good", truth="truth")
+    assert (result.done_before, result.images) == (1, 3)
 
 
 def test_what_does_not_fit_is_refused(store):

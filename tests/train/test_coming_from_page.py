@@ -7,7 +7,7 @@ import pytest
 
 from larstore.errors import ConfigError
 from larstore.settings import read_yaml
-from train.config import make_config
+from train.config import doubtful_units, make_config
 from train.fitting.module import ImageModule
 from train.models import build_model
 
@@ -47,6 +47,16 @@ def test_its_configuration_is_one(values):
     ]
     assert config.store_inference.everyNsample == 10
     assert config.train.transfer is None
+
+
+def test_its_units_are_doubted_as_they_were_there_and_not_here(values):
+    assert doubtful_units(make_config(values)) == []
+    (block,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    sd, decimals = re.search(r"there: sd (\S+),", block)[1], re.search(r"there: (\d+), of", block)[1]
+    now = values["data"]["noise"]["sd"], values["data"]["round"]
+    values["data"] |= {"noise": {"sd": float(sd)}, "round": int(decimals)}
+    told = doubtful_units(make_config(values))
+    assert [re.search(r"Fix: (\S+),", line)[1] for line in told] == [str(each) for each in now]
 
 
 def test_the_range_that_is_left_out_moves_nothing(values):

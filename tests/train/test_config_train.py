@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from larstore.errors import ConfigError
-from train.config import load_config, make_config, with_inputs
+from larstore.settings import read_yaml
+from train.config import doubtful_units, load_config, make_config, with_inputs
 from train.fitting.module import ImageModule
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -45,6 +46,76 @@ def test_one_value_stands_for_all_stores():
         ("a", (1, 5), [1, 5], 2),
         ("b", (1, 5), [1, 5], 2),
     ]
+
+
+NUMBERS = """
+output_dir: out
+data: {data_path: [a, b], train_i: [[1, 5], ["6", "7"]], scale: SCALE, noise: {sd: RATE}, max_voxels: 3e5,
+       threshold: "0"}
+model: {name: cellnet_binary, spatial_size: [64, 64, FOUR], nChannels: FOUR, nStrides: 2, n_2D: 0}
+loss: {name: BCEL1Loss, L1_lambda: RATE}
+optimizer: {name: Adam, lr: RATE, betas: [RATE, "0.99"], eps: "1.e-8"}
+trainer: {name: schedule, scheduler: {name: ExponentialLR, gamma: ".9"}}
+metrics: {acc: {name: BinAccuracy, threshold: "0.5"}}
+train: {n_epochs: FOUR, checkpoint_every: {minutes: RATE}}
+loggers: [{name: CSVLogger, version: "1"}]
+"""
+
+
+@pytest.mark.parametrize("mark", ["", "'", '"'])
+@pytest.mark.parametrize("rate", ["1e-3", "1E-3", "1.0e-3", "+1.e-3", "0.001"])
+def test_numbers_are_numbers_in_quotation_marks_too(tmp_path, rate, mark):
+    text = NUMBERS
+    for word, number in (("RATE", rate), ("FOUR", "4"), ("SCALE", rate)):
+        text = text.replace(word, f"{mark}{number}{mark}")
+    (tmp_path / "c.yaml").write_text(text)
+    config = load_config(tmp_path / "c.yaml", [f"train.gradient_clip={mark}1e2{mark}"])
+    assert config.optimizer.arguments == {"lr": 0.001, "betas": [0.001, 0.99], "eps": 1e-8}
+    assert config.model.arguments == {"spatial_size": [64, 64, 4], "nChannels": 4, "nStrides": 2, "n_2D": 0}
+    assert isinstance(config.model.arguments["nChannels"], int)
+    assert config.data.scale == [0.001, 0.001]
+    assert config.data.train_i == [(1, 5), (6, 7)]
+    assert (config.data.noise.sd, config.data.max_voxels, config.train.gradient_clip) == (0.001, 300_000, 100)
+    assert config.trainer.scheduler.arguments == {"gamma": 0.9}
+    assert config.metrics["acc"].arguments == {"threshold": 0.5}
+    assert config.loggers[0].arguments == {"version": "1"}, "text of a logger is text"
+    ImageModule(with_inputs(config, 3), 1)
+
+
+@pytest.mark.parametrize("key", ["metrics", "loggers", "trainer", "train", "store_inference", "seed"])
+def test_a_key_with_nothing_behind_it_is_left_out(key):
+    assert make_config(changed(key, None)).plain() == make_config(MINIMAL).plain()
+
+
+def test_a_key_that_is_there_twice_is_refused(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("data:\n  train_i: [1, 2]\n  data_path: a\n  train_i: [3, 4]\n")
+    with pytest.raises(ConfigError, match=r"c.yaml: no valid YAML in line 4 \(the key train_i is there twice\)"):
+        load_config(path)
+    path.write_text("a: &a {lr: 1, eps: 2}\nb: &b {<<: *a, lr: 3}\nc: {<<: *b, lr: 4}\nd: {<<: *b}\n")
+    assert read_yaml(path) == {
+        "a": {"lr": 1, "eps": 2}, "b": {"lr": 3, "eps": 2}, "c": {"lr": 4, "eps": 2}, "d": {"lr": 3, "eps": 2},
+    }  # fmt: skip
+
+
+def test_a_needed_key_with_nothing_behind_it_is_missing():
+    with pytest.raises(ConfigError, match=r"^config: model is missing\. Fix: add it"):
+        make_config(changed("model", None))
+
+
+def test_a_word_in_place_of_a_block_is_told_in_plain_words():
+    with pytest.raises(ConfigError) as caught:
+        make_config(changed("optimizer", "Adam"))
+    assert str(caught.value).startswith("config: optimizer 'Adam': should be a block of keys. Fix: ")
+    assert str(caught.value).endswith("; give keys: name")
+
+
+def test_text_that_is_no_number_is_refused_in_a_line():
+    values = changed("optimizer", {"name": "Adam", "lr": "1e-3x"}) | {"loss": {"name": "BCELoss"}}
+    values["data"]["threshold"] = 0
+    values["model"] |= {"spatial_size": 64, "nStrides": 2, "n_2D": 0}
+    with pytest.raises(ConfigError, match=r"^optimizer: Adam: .*Fix: correct its arguments \(lr = '1e-3x'\)$"):
+        ImageModule(with_inputs(make_config(values), 3), 1)
 
 
 def test_a_left_out_store_does_not_shift_the_others():
@@ -321,7 +392,7 @@ def test_powers_of_ten_are_numbers(tmp_path):
     text = "optimizer: {name: Adam, lr: 1e-3, a: 2E5, b: -1.5e+3, c: '1e-3', d: 1e, e: 1e-3s, f: 1_0e2}\n"
     path.write_text(yaml.safe_dump(MINIMAL) + text)
     arguments = load_config(path).optimizer.arguments
-    assert arguments == {"lr": 0.001, "a": 2e5, "b": -1500.0, "c": "1e-3", "d": "1e", "e": "1e-3s", "f": 1000.0}
+    assert arguments == {"lr": 0.001, "a": 2e5, "b": -1500.0, "c": 0.001, "d": "1e", "e": "1e-3s", "f": 1000.0}
 
 
 def test_the_number_of_network_inputs_follows_from_the_data():
@@ -330,3 +401,22 @@ def test_the_number_of_network_inputs_follows_from_the_data():
     assert "nInputFeatures" not in config.model.arguments
     with pytest.raises(ConfigError, match=r"nInputFeatures is 3, the data have 4 inputs.*Fix: "):
         with_inputs(make_config(changed("model", {"name": "cellnet_binary", "nInputFeatures": 3})), 4)
+
+
+def test_thousands_of_electrons_are_doubted():
+    def told(noise, decimals):
+        values = changed("data.noise", noise)
+        values["data"]["round"] = decimals
+        return doubtful_units(make_config(values))
+
+    mean, sd, rounding = told({"mean": -0.5, "sd": 0.1}, 2)
+    assert mean == (
+        "data.noise.mean = -0.5 electrons changes nothing. "
+        "Fix: -500, if thousands of electrons are meant, as in the research code"
+    )
+    assert "data.noise.sd = 0.1 " in sd
+    assert "Fix: 100," in sd
+    assert rounding.startswith("data.round = 2 keeps 0.01 electrons")
+    assert "Fix: -1, if" in rounding
+    assert "Fix: -3, if" in told(None, 0)[0]
+    assert told({"mean": 0, "sd": 100}, -1) == told(None, None) == []

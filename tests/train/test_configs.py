@@ -201,6 +201,16 @@ def test_a_slip_of_the_hand_is_told_without_any_data(options, message):
     assert "\n" not in text
 
 
+def test_doubts_are_told_beside_what_is_printed():
+    import typer
+
+    one = typer.Typer()
+    one.command()(config_command)
+    done = CliRunner().invoke(one, [str(CONFIGS / "ghost3d.yaml"), "--set", "data.round=2"])
+    assert yaml.safe_load(done.stdout)["data"]["round"] == 2
+    assert done.stderr.startswith(f"{CONFIGS / 'ghost3d.yaml'}: data.round = 2 keeps 0.01 electrons")
+
+
 def test_the_command_is_installed_under_its_name():
     from importlib.metadata import entry_points
 

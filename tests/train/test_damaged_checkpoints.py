@@ -125,3 +125,11 @@ def test_any_flipped_byte_is_an_error_or_changes_nothing(tmp_path):
             errors.append(str(error))
     assert len(errors) > 100
     assert not [said for said in errors if "\n" in said or "Fix: " not in said or "it holds" in said]
+
+
+def test_a_file_of_another_kind_is_told_without_torchs_advice(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("optimizer: {name: Adam}\n")
+    with pytest.raises(InputError) as caught:
+        load_checkpoint(path)
+    assert str(caught.value).startswith(f"{path}: cannot be read as a checkpoint (no file of torch.save). Fix: ")

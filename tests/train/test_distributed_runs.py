@@ -62,7 +62,7 @@ def test_as_one_process_with_the_joint_batch(config, tmp_path):
     assert done.stdout.count("checkpoint\t") == 1
     run = RunFolder(tmp_path / "run")
     assert sorted(entry.name for entry in run.path.iterdir()) == [
-        "about.json", "checkpoints", "configs", "index.html", "out_0.log", "out_1.log", "steps_0.csv",
+        ".larstore", "about.json", "checkpoints", "configs", "index.html", "out_0.log", "out_1.log", "steps_0.csv",
         "summaries_0.csv",
     ]  # fmt: skip
     assert "rank 1 of 2" in (run.path / "out_1.log").read_text()

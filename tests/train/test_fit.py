@@ -249,7 +249,8 @@ def test_a_failed_write_keeps_the_older_checkpoint(store, tmp_path, monkeypatch)
     before = first.checkpoint.read_bytes()
 
     def full(descriptor):
-        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        file = os.readlink(f"/proc/self/fd/{descriptor}")
+        if stat.S_ISREG(os.fstat(descriptor).st_mode) and "/checkpoints/" in file:
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("train.resuming.checkpoint.os.fsync", full)

@@ -77,7 +77,8 @@ def test_find_lr_suggests_a_rate_that_trains(config, tmp_path):
     table = pd.read_csv(page.with_suffix(".csv"), sep="\t")
     assert table.columns.tolist() == ["lr", "loss", "smoothed"]
     np.testing.assert_allclose(table["lr"], np.geomspace(1e-5, 1000, 80)[: len(table)], rtol=1e-6)
-    again = find_learning_rate(load_config(config, ["data.noise=null"]), 1e-5, 1000, 80)
+    # The configuration's own rate does not matter, 0 included.
+    again = find_learning_rate(load_config(config, ["data.noise=null", "optimizer.lr=0"]), 1e-5, 1000, 80)
     assert again.suggestion == pytest.approx(rate, rel=1e-2)
     slow, good = (overfit(load_config(config, [f"optimizer.lr={lr}"]), n_steps=60).last for lr in (rate / 1000, rate))
     assert good < slow

@@ -146,12 +146,20 @@ def test_freezing_what_was_not_taken_over_is_told(store, ghost, tmp_path):
         ({"exclude": ["head.*"]}, r"exclude: 'head\.\*' matches nothing in the model\. Fix: "),
         ({"freeze": ["*"]}, r"freeze: no parameter is left to train\. Fix: "),
         ({"freeze": True}, r"freeze: no parameter is left to train\. Fix: "),
-        ({"exclude": ["*"]}, r"none of its weights fits the model\. Fix: "),
+        ({"exclude": ["*"]}, r"none of its filters fits the model\. Fix: "),
     ],
 )
 def test_mistakes_are_one_line(store, ghost, tmp_path, transfer, message):
     with pytest.raises(ConfigError, match=message):
         fit(settings(store, tmp_path / "run", transfer={"from": str(ghost), **transfer}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_network_of_which_a_bias_alone_fits_is_refused(store, ghost, tmp_path):
+    config = settings(store, tmp_path / "run", transfer={"from": str(ghost)})
+    config.model.nChannels *= 2
+    with pytest.raises(ConfigError, match=r"none of its filters fits the model\. Fix: "):
+        fit(config)
     assert not (tmp_path / "run").exists()
 
 

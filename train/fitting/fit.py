@@ -2,6 +2,7 @@
 
 import logging
 import signal
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
 from larstore.errors import ConfigError
-from train.config import naming_file
+from train.config import doubtful_units, naming_file
 from train.fitting.callbacks import PredictWhileTraining, ProgressBar, TimeLimit
 from train.fitting.module import ImageModule, TrainingError
 from train.fitting.preparing import plain_ctrl_c, prepare_network, stepping, take_over
@@ -32,6 +33,7 @@ from train.processes.ranks import Ranks, cores_of, find_ranks
 from train.records.about import describe_start
 from train.records.folder import FitResult, RunFolder
 from train.records.loggers import make_loggers
+from train.records.run_lock import alone_in, saved
 from train.records.step_table import StepTable
 from train.records.watching import watchers
 from train.resuming.epochs import EpochEnd
@@ -82,7 +84,8 @@ def fit(
     script or a notebook, which then waits for them.
 
     Raises:
-        ConfigError: settings that do not fit each other or the stores, a run directory that is in use already.
+        ConfigError: settings that do not fit each other or the stores, a run directory that holds a run already, or
+            that another process trains into.
         TrainingError: a loss that is not finite, a last checkpoint that could not be written.
         LostProcessError: another process that trained with this one, or was started here, is gone.
         KeyboardInterrupt: at Ctrl-C, SystemExit (128 + its number) at another signal; the run can be resumed.
@@ -98,10 +101,13 @@ def fit(
         log_to_stderr(verbose, ranks.rank),
         compute_threads(config.train.threads or cores_of(ranks), config.train.backend) as threads,
     ):
+        before = saved(RunFolder(config.output_dir))
         run = _prepare(config, choose_checkpoint(config, resume, epoch, auto), ranks)
-        copy = None if ranks.rank else run.folder.start(run.config.plain())
-        with log_to(run.folder.log_handler(ranks.rank)), telling_losses_of_processes(ranks), keeping_threads(threads):
-            return _train(run, threads, progress and not ranks.rank, copy)
+        with nullcontext() if ranks.rank else alone_in(run.folder, before):
+            copy = None if ranks.rank else run.folder.start(run.config.plain())
+            log_file = log_to(run.folder.log_handler(ranks.rank))
+            with log_file, telling_losses_of_processes(ranks), keeping_threads(threads):
+                return _train(run, threads, progress and not ranks.rank, copy)
 
 
 def _prepare(config: Config, checkpoint: Path | None, ranks: Ranks) -> _Run:
@@ -151,11 +157,13 @@ def _train(run: _Run, threads: int, progress: bool, copy: Path | None) -> FitRes
         run.start.first_epoch,
         config.train.n_epochs - 1,
     )
+    if run.start.first_epoch >= config.train.n_epochs:
+        log.info("all %d epochs are trained. More of them: train.n_epochs", config.train.n_epochs)
     log.info(run.backend)
     if isinstance(run.module.model, SparseCellNet):
         for line in str(describe(run.module.model, first_coords(run.train_loader.stream))).splitlines():
             log.info("network: %s", line)
-    for remark in run.start.remarks(about["machine"]):
+    for remark in [*doubtful_units(config), *run.start.remarks(about["machine"])]:
         log.warning(remark)
     log_transfer(run.transferred, run.module.model, run.module.frozen, run.folder)
     rows = prepare_folder(run.folder, run.start, run.ranks.rank)

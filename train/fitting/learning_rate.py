@@ -64,11 +64,11 @@ class GrowingRate(Callback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Set the rate; groups of the optimiser keep their ratios."""
+        """Set the rate; groups of the optimiser keep their ratios, and those that would be 0 / 0 have the same."""
         assert isinstance(pl_module, ImageModule)
-        groups = trainer.optimizers[0].param_groups
-        for group, base in zip(groups, pl_module.base_rates, strict=True):
-            group["lr"] = self.rates[len(self.losses)] * base / pl_module.base_rates[0]
+        groups, bases = trainer.optimizers[0].param_groups, pl_module.base_rates
+        for group, base in zip(groups, bases, strict=True):
+            group["lr"] = self.rates[len(self.losses)] * (base / bases[0] if bases[0] else 1.0)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any, **kwargs: Any

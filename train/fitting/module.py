@@ -36,7 +36,7 @@ class ImageModule(lightning.LightningModule):
         super().__init__()
         if config.loss is None or config.optimizer is None:
             missing = "loss" if config.loss is None else "optimizer"
-            raise ConfigError(f"{missing} is missing. Fix: add it; configs/ghost3d.yaml shows how")
+            raise ConfigError(f"{missing} is missing. Fix: add it; 'larstore examples ghost3d' shows how")
         self.config, self.n_steps = config, n_steps
         self.model = build_model(config.model.model_dump())
         self.loss = make_loss(config.loss)

@@ -1,6 +1,7 @@
 """Optimisers of torch.optim by name; those that cannot train these networks say why."""
 
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import nn
@@ -40,9 +41,8 @@ def make_optimiser(
         raise ConfigError(
             f"optimizer: {name!r} is not in torch.optim. Fix: {did_you_mean(name, valid)}one of {', '.join(valid)}"
         )
+    make = getattr(torch.optim, name)
     if fused and name in FUSED and not {"foreach", "fused", "differentiable"} & set(arguments):
-        arguments["fused"] = True
-    made: torch.optim.Optimizer = call_named(
-        getattr(torch.optim, name), name, arguments, "optimizer", parameters, hidden=("params",)
-    )
+        make = partial(make, fused=True)
+    made: torch.optim.Optimizer = call_named(make, name, arguments, "optimizer", parameters, hidden=("params",))
     return made

@@ -84,7 +84,7 @@ class RunFolder:
         if not epochs:
             if which is None and self.last.exists():
                 return self.last
-            raise ConfigError(f"{self.path}: holds no checkpoint. Fix: train first, or correct output_dir")
+            raise ConfigError(f"{self.path}: holds no checkpoint. Fix: train first, or correct the path")
         if which is not None and which not in epochs:
             raise ConfigError(
                 f"{self.path}: no checkpoint of epoch {which}. Fix: one of {_ranges(epochs)}, best or last"
@@ -106,11 +106,18 @@ class RunFolder:
         for partial in (*(self.path / "checkpoints").glob("*.partial"), *self.path.glob("*.partial")):
             partial.unlink(missing_ok=True)
 
-    def start(self, config: dict[str, Any]) -> Path:
-        """Make the directories and keep a copy of the configuration under the next free number."""
+    def make(self) -> None:
+        """Make the directories. Raises ConfigError where that cannot be."""
         try:
             for name in ("configs", "checkpoints"):
                 (self.path / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{self.path}: {error.strerror}. Fix: another output_dir, or free space") from error
+
+    def start(self, config: dict[str, Any]) -> Path:
+        """Make the directories and keep a copy of the configuration under the next free number."""
+        self.make()
+        try:
             taken = [int(entry.stem) for entry in (self.path / "configs").glob("*.yaml") if entry.stem.isdigit()]
             copy = self.path / "configs" / f"{max(taken, default=-1) + 1}.yaml"
             copy.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")

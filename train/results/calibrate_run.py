@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,27 +16,31 @@ import larstore
 from larstore.errors import StoreError
 from larstore.format import truth_names
 from larstore.image import Image
+from larstore.selection import Selection
 from larstore.store import Store
-from train.results.calibration import Calibration, fit_calibration
+from train.results.calibration import Calibration, FitVoxels
 from train.results.charge_scale import charge_scale
 from train.results.parts import read_images
+from train.results.prediction_kinds import prediction_of
 from train.streaming.choosing import expect_images, expect_tpcs
 
-FIT_VOXELS = 20_000_000  # true voxels that are looked at, at most: some 500 MB
 READ_VOXELS = 4_000_000  # at a time
+
+log = logging.getLogger("larstore.train")
 
 Truth = Literal["collected", "truth"]
 
 
 @dataclass(frozen=True)
 class CalibrateResult:
-    """What a call did: voxels and knots of the fit, images written now and before."""
+    """What a call did: images, true voxels, their share and knots of the fit; images written now and before."""
 
     store: str
     name: str
     truth: str
     fit_images: int
     fit_voxels: int
+    fit_share: float
     knots: int
     images: int
     done_before: int
@@ -53,7 +58,7 @@ def calibrate(
     files: tuple[int, int] | None = None,
     tpcs: Sequence[int] | None = None,
 ) -> CalibrateResult:
-    """Write ``predictions/NAME``: ``prediction``'s charge after `train.results.calibration`, in electrons.
+    """Write ``predictions/NAME``: ``prediction``'s charge after `train.results.calibration`, in the store's units.
 
     Shards that an earlier, interrupted call with the same settings has written are kept.
 
@@ -66,22 +71,22 @@ def calibrate(
         files, tpcs: which images are written, as in `Store.select`.
 
     Raises:
-        StoreError: no such prediction, none of charges, of another network than the one to fit with, no truth, or an
-            image that it does not cover.
+        StoreError: no such prediction, none of charges, of another network or in other units than the one to fit with,
+            a name that is taken, no truth, or an image that it does not cover.
+        ConfigError: nothing is selected.
     """
     target = larstore.open(store)
     source = target if fit_store is None else larstore.open(fit_store)
-    about = _charges(target, prediction)
-    fitted = _charges(source, fit_prediction or prediction)
-    if fitted["checkpoint_sha256"] != about["checkpoint_sha256"]:
-        raise StoreError(
-            f"{source.path}: prediction {fit_prediction or prediction!r} is of another network or solver than "
-            f"{prediction!r} of {target.path}. Fix: larstore infer with the same checkpoint on both"
-        )
-    scale = charge_scale(about)
-    chosen = source.select(files=fit_files)
+    fit_prediction = fit_prediction or prediction
+    about = prediction_of(target, prediction, "charge")
+    _expect_alike(target, source, prediction, fit_prediction)
+    _expect_free(target, name, prediction)
+    scale = charge_scale(about, f"{target.path}: ")
+    expect_tpcs(target, tpcs, "--tpcs")
+    chosen, selection = source.select(files=fit_files), target.select(files=files, tpcs=tpcs)
     expect_images(chosen)
-    calibration, n_images, n_voxels = _fit(chosen, fit_prediction or prediction, scale, truth)
+    expect_images(selection)
+    calibration, n_images, voxels = _fit(chosen, fit_prediction, scale, truth)
     knots = {"estimate": calibration.estimate.tolist(), "charge": calibration.charge.tolist()}
     text = json.dumps({"calibrated": about["checkpoint_sha256"], "truth": truth, **knots}, sort_keys=True)
     attributes = {
@@ -91,33 +96,45 @@ def calibrate(
         "calibrated": prediction,
         "calibrated_sha256": about["checkpoint_sha256"],
         "calibration": {"truth": truth, "store": str(source.path), "files": list(fit_files) if fit_files else None,
-                        "prediction": fit_prediction or prediction, "images": n_images, "voxels": n_voxels, **knots},
+                        "prediction": fit_prediction, "images": n_images, "voxels": voxels.kept,
+                        "share": voxels.share, **knots},
         "versions": {package: version(package) for package in ("larstore", "numpy", "scipy")},
     }  # fmt: skip
-    expect_tpcs(target, tpcs, "--tpcs")
-    images, total = _write(target, prediction, name, attributes, calibration, scale, files, tpcs)
+    images = _write(selection, prediction, name, attributes, calibration, scale)
     return CalibrateResult(
-        str(target.path), name, truth, n_images, n_voxels, len(calibration.charge), images, total - images
-    )
+        str(target.path), name, truth, n_images, voxels.kept, voxels.share, len(calibration.charge),
+        images, len(selection) - images,
+    )  # fmt: skip
 
 
-def _charges(store: Store, name: str) -> dict[str, Any]:
-    """The attributes of a prediction of charges; StoreError for any other."""
-    about: dict[str, Any] | None = store.predictions.get(name)
-    charges = sorted(key for key, each in store.predictions.items() if each.get("output") == "charge")
-    if about is None or about.get("output") != "charge":
-        what = "no prediction" if about is None else "scores, not charges, in prediction"
+def _expect_alike(target: Store, source: Store, prediction: str, fit_prediction: str) -> None:
+    """StoreError if the two predictions' charges are of different networks, or in different units."""
+    fitted, about = prediction_of(source, fit_prediction, "charge"), prediction_of(target, prediction, "charge")
+    if fitted["checkpoint_sha256"] != about["checkpoint_sha256"]:
         raise StoreError(
-            f"{store.path}: {what} {name!r}. Fix: one of {', '.join(charges) or 'none yet'}, larstore infer with a "
-            "charge network, or larstore solve"
+            f"{source.path}: prediction {fit_prediction!r} is of another network or solver than {prediction!r} of "
+            f"{target.path}. Fix: larstore infer with the same checkpoint on both"
         )
-    return about
+    units = [store.attributes["units"] for store in (source, target)]
+    if units[0] != units[1]:
+        raise StoreError(
+            f"{source.path}: charges are in {units[0]}, those of {target.path} in {units[1]}. "
+            "Fix: --fit-store with charges in the same unit"
+        )
 
 
-def _fit(selection: Any, prediction: str, scale: float, truth: Truth) -> tuple[Calibration, int, int]:
-    store, n_images, n_voxels = selection.store, 0, 0
-    estimates: list[npt.NDArray[Any]] = []
-    charges: list[npt.NDArray[Any]] = []
+def _expect_free(store: Store, name: str, prediction: str) -> None:
+    """StoreError if ``name`` belongs to something else: told before the fit, which may take long."""
+    there = store.predictions.get(name)
+    if there is not None and there.get("calibrated") != prediction:
+        raise StoreError(
+            f"{store.path}: prediction {name!r} is there, and is no calibration of {prediction!r}. "
+            "Fix: choose another name"
+        )
+
+
+def _fit(selection: Selection, prediction: str, scale: float, truth: Truth) -> tuple[Calibration, int, FitVoxels]:
+    store, n_images, voxels = selection.store, 0, FitVoxels()
     for image in read_images(selection, READ_VOXELS, prediction):
         score = image.score(prediction)
         if np.isnan(score).any():
@@ -129,15 +146,12 @@ def _fit(selection: Any, prediction: str, scale: float, truth: Truth) -> tuple[C
             )
         charge = image.collected if truth == "collected" else image.truth
         known = charge > 0
-        estimates.append(score[known] / scale)
-        charges.append(charge[known])
-        n_images, n_voxels = n_images + 1, n_voxels + int(known.sum())
-        if n_voxels > FIT_VOXELS:
-            break
+        voxels.add(image.key, score[known] / scale, charge[known])
+        n_images += 1
     name = f"{store.path}: prediction {prediction!r}"
     if not n_images:
         raise StoreError(f"{name} covers none of the {len(selection)} images to fit with. Fix: larstore infer on them")
-    return fit_calibration(np.concatenate(estimates), np.concatenate(charges), name), n_images, n_voxels
+    return voxels.fit(name), n_images, voxels
 
 
 def _calibrated(image: Image, prediction: str, calibration: Calibration, scale: float) -> npt.NDArray[np.float32]:
@@ -155,25 +169,25 @@ def _columns(image: Image) -> tuple[str, ...]:
 
 
 def _write(
-    store: Store,
+    selection: Selection,
     prediction: str,
     name: str,
     attributes: dict[str, Any],
     calibration: Calibration,
     scale: float,
-    files: tuple[int, int] | None,
-    tpcs: Sequence[int] | None,
-) -> tuple[int, int]:
-    """Images written now, and chosen."""
-    selection = store.select(files=files, tpcs=tpcs)
-    expect_images(selection)
-    images = 0
-    with larstore.PredictionWriter(store.path, name, attributes) as writer:
+) -> int:
+    """How many images were written now."""
+    images, path = 0, selection.store.path
+    with larstore.PredictionWriter(path, name, attributes) as writer:
         groups = writer.groups(selection)
-        for shard, group in groups:
-            writer.write(shard, [(image, _calibrated(image, prediction, calibration, scale)) for image in group])
-            writer.commit()
-            images += len(group)
+        try:
+            for shard, group in groups:
+                writer.write(shard, [(image, _calibrated(image, prediction, calibration, scale)) for image in group])
+                writer.commit()
+                images += len(group)
+        except KeyboardInterrupt:
+            log.warning("%s: stopped. What is done is kept, the same command does the rest", path)
+            raise
         if not groups:
             writer.commit()
-    return images, len(selection)
+    return images

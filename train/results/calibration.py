@@ -8,6 +8,7 @@ monotone functions, so the median at each t is t then. What m does not tell apar
 Source: "numerical inversion", as jets are calibrated (ATLAS, Eur. Phys. J. C 75 (2015) 17, section 6).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ from larstore.errors import StoreError
 
 BINS = 100  # of the true charge, with equally many voxels in each
 FEWEST = 20  # voxels in a bin, for a median that means something
+FIT_VOXELS = 20_000_000  # that are fitted with, at most: some 700 MB
+SEED = 20  # of the choice among more
 
 Floats = npt.NDArray[np.float64]
 
@@ -69,3 +72,35 @@ def fit_calibration(estimate: npt.NDArray[Any], truth: npt.NDArray[Any], name: s
     if good.sum() < 2:
         raise StoreError(f"{name}: its estimates do not grow with the true charge. Fix: another prediction, of charges")
     return Calibration(levels[good], knots[good])
+
+
+class FitVoxels:
+    """Estimates and true charges to fit with: all that are added, or of more than ``most`` a random share.
+
+    Each voxel draws a number from [0, 1), seeded by its image's key, and is kept if that is below ``share``, which is
+    halved as often as needed. So all images have the same share, and neither their order nor chance decides who stays.
+    """
+
+    def __init__(self, most: int = FIT_VOXELS) -> None:
+        self.most, self.share, self.kept = most, 1.0, 0
+        self._parts: list[npt.NDArray[np.float32]] = []
+
+    def add(self, key: Sequence[int], estimate: npt.NDArray[Any], charge: npt.NDArray[Any]) -> None:
+        """Take in the voxels (n,) of the image ``key``, both in the same unit."""
+        drawn = np.random.default_rng([SEED, *key]).random(len(charge), np.float32)
+        part = np.stack([drawn, estimate, charge]).astype(np.float32, copy=False)
+        self._parts.append(self._shared(part))
+        self.kept += self._parts[-1].shape[1]
+        while self.kept > self.most:
+            self.share /= 2
+            self._parts = [self._shared(part) for part in self._parts]
+            self.kept = sum(part.shape[1] for part in self._parts)
+
+    def _shared(self, part: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return part if self.share == 1 else part[:, part[0] < self.share]
+
+    def fit(self, name: str) -> Calibration:
+        """`fit_calibration` of what is kept."""
+        none = np.empty((3, 0), np.float32)
+        _, estimate, charge = np.concatenate([none, *self._parts], axis=1)
+        return fit_calibration(estimate, charge, name)

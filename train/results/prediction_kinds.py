@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from larstore.errors import StoreError
 from larstore.store import Store
@@ -58,6 +58,21 @@ def prediction_kinds(store: Store, names: Sequence[str]) -> list[Kind]:
     if not names or len(set(names)) < len(names):
         raise StoreError(f"{store.path}: predictions {', '.join(names) or '(none)'}. Fix: at least one, each once")
     return [_kind(store, name, known) for name in names]
+
+
+def prediction_of(store: Store, name: str, output: Literal["score", "charge"]) -> dict[str, Any]:
+    """The attributes of a prediction of scores, or of charges. Raises StoreError if there is none, or of the others."""
+    about = store.predictions.get(name)
+    if about is not None and _output(about) == output:
+        return about
+    wrong = "no prediction" if about is None else f"{_output(about)}s, not {output}s, in prediction"
+    others = ", ".join(sorted(key for key, each in store.predictions.items() if _output(each) == output))
+    made = "larstore infer" if output == "score" else "larstore infer with a charge network, or larstore solve"
+    raise StoreError(f"{store.path}: {wrong} {name!r}. Fix: {f'one of {others}, or ' if others else ''}{made}")
+
+
+def _output(about: dict[str, Any]) -> str:
+    return "charge" if about.get("output") == "charge" else "score"
 
 
 def _kind(store: Store, name: str, known: dict[str, dict[str, Any]]) -> Kind:

@@ -20,6 +20,7 @@ import larstore
 from larstore.errors import ConfigError, StoreError
 from larstore.image import Image
 from larstore.store import Store
+from train.results.prediction_kinds import prediction_of
 from train.results.solving import DAMP, METHODS, PASSES, PENALTY, Solution, check_settings, solve_charges, wire_system
 from train.results.wire_shares import PlaneWires, plane_wires, voxel_shares
 from train.runtime import log_to_stderr
@@ -156,7 +157,10 @@ class _Solver:
         if method != "lasso":
             del settings["penalty"]
         if kept_by is not None:
-            settings |= {"threshold": threshold, "kept_by_sha256": self._known()["checkpoint_sha256"]}
+            settings |= {
+                "threshold": threshold,
+                "kept_by_sha256": prediction_of(store, kept_by, "score")["checkpoint_sha256"],
+            }
         text = json.dumps({"solver": settings}, sort_keys=True)
         self.attributes: dict[str, Any] = {
             # Whoever resumes a prediction tells it by this: here it stands for the settings.
@@ -167,18 +171,6 @@ class _Solver:
             "units": store.attributes["units"],
             "versions": {package: version(package) for package in ("larstore", "numpy", "scipy")},
         }
-
-    def _known(self) -> dict[str, Any]:
-        """The attributes of the prediction that keeps voxels; StoreError if there is none, or it holds charges."""
-        about = self._store.predictions.get(str(self.kept_by))
-        scores = [name for name, each in self._store.predictions.items() if each.get("output") != "charge"]
-        if about is None or about.get("output") == "charge":
-            wrong = "no prediction" if about is None else "charges, not scores, in prediction"
-            raise StoreError(
-                f"{self._store.path}: {wrong} {self.kept_by!r}. Fix: one of {', '.join(sorted(scores)) or 'none yet'}, "
-                "or larstore infer"
-            )
-        return about
 
     def __call__(self, image: Image) -> tuple[npt.NDArray[np.bool_], Solution]:
         """Which voxels of an image are kept (n,), and their charges."""

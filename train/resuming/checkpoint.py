@@ -104,6 +104,8 @@ def read_tensors(path: str | Path) -> Any:
                 "torch.save({'model': model.state_dict()}, FILE)"
             ) from error
         reason = str(error).strip().splitlines() or [type(error).__name__]
+        if isinstance(error, pickle.UnpicklingError):  # of many lines, about how to trust it
+            reason = [_flipped(path) or "no file of torch.save"]
         raise DamagedCheckpointError(
             f"{path}: cannot be read as a checkpoint ({reason[0][:120]}). Fix: take another epoch's checkpoint"
         ) from error

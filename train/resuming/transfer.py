@@ -64,7 +64,7 @@ def transfer(model: nn.Module, config: Config, wanted: TransferConfig) -> Transf
     """Take over the tensors whose names and shapes match, from a checkpoint file or the last one of a run.
 
     Raises:
-        ConfigError: nothing fits, a pattern matches nothing, or the weights are of other inputs.
+        ConfigError: no filter fits, a pattern matches nothing, or the weights are of other inputs.
         InputError: the checkpoint cannot be read.
     """
     path = checkpoint_of(wanted.path)
@@ -85,8 +85,8 @@ def transfer(model: nn.Module, config: Config, wanted: TransferConfig) -> Transf
         left_over=[name for name in weights if name not in own],
         excluded=excluded,
     )
-    if not found.taken:
-        raise ConfigError(f"{path}: none of its weights fits the model. Fix: correct train.transfer or model")
+    if not any(own[name].ndim > 1 for name in found.taken):  # a bias fits any network
+        raise ConfigError(f"{path}: none of its filters fits the model. Fix: correct train.transfer or model")
     model.load_state_dict({name: weights[name] for name in found.taken}, strict=False)
     return found
 
