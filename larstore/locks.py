@@ -180,7 +180,8 @@ class Lock:
         try:
             fs.remove(mine)
         except StoreError as error:
-            log.warning("%s; the lock is free once this process has ended", error)
+            if os.path.exists(mine):  # a disk that takes no file has none
+                log.warning("%s; the lock is free once this process has ended", error)
 
     def _may_take(self, number: int, holder: LockState) -> bool:
         gone = is_gone(holder.owner)

@@ -17,6 +17,7 @@ from larstore.errors import ConfigError, StoreError
 from larstore.image import pack
 from larstore.records import ImageRecord
 from larstore.testing import add_images, make_geometry, make_store
+from tests.small_disks import fill, small_disk
 from train.dqdx_cli import dqdx_command
 from train.results.dqdx import dqdx as bounded_dqdx
 from train.results.dqdx_segments import Settings
@@ -287,14 +288,40 @@ def test_the_command_writes_tables_figures_and_a_page(many, tmp_path):
         assert CliRunner().invoke(app, [*call, *wrong]).exit_code == 2
 
 
+def test_stopped_or_on_a_full_disk_no_rows_are_left(many, tmp_path, monkeypatch):
+    app = typer.Typer()
+    app.command()(dqdx_command)
+    out = tmp_path / "out"
+    call = [str(many.path), "--prediction", "net", "--bootstraps", "0", "-o"]
+
+    def stop(*_):
+        assert len(list(out.iterdir())) == 2
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("train.results.dqdx_tally.RateTally.residual", stop)
+        assert CliRunner().invoke(app, [*call, str(out)]).exit_code == 130
+    assert list(out.iterdir()) == []
+    (out / "residual_range.png").touch()  # of an earlier call, whose muons stopped
+    run = CliRunner().invoke(app, [*call, str(out)])
+    assert run.exit_code == 0, run.output
+    assert ("residual_range.svg" in os.listdir(out)) == ("residual_range.png" in os.listdir(out))
+    with small_disk(tmp_path / "disk") as disk:
+        fill(disk, 8192)
+        run = CliRunner().invoke(app, [*call, str(disk / "out")])
+        assert isinstance(run.exception, StoreError)
+        assert str(run.exception) == f"{disk / 'out'}: No space left on device. Fix: another output directory"
+        assert list((disk / "out").iterdir()) == []
+
+
 def test_what_makes_no_sense_is_refused(many, tmp_path, monkeypatch):
     with pytest.raises(StoreError, match=r"no prediction 'nets'. Fix: one of charge, net"):
         dqdx(many.select(), "nets")
-    with pytest.raises(StoreError, match=r"'charge' must hold scores, and None charges; charges are in charge. Fix: "):
+    with pytest.raises(StoreError, match=r"'charge' holds no scores. Fix: --prediction with one that does \(net\)"):
         dqdx(many.select(), "charge")
-    with pytest.raises(StoreError, match=r"'net' must hold scores, and 'net' charges"):
+    with pytest.raises(StoreError, match=r"'net' holds no charges. Fix: --charge with one that does \(charge\)"):
         dqdx(many.select(), "net", Settings(charge="net"))
-    with pytest.raises(ConfigError, match=r"tube_cm = 0. Fix: give a number above 0"):
+    with pytest.raises(ConfigError, match=r"tube_cm = 0. Fix: give a number from 0.001"):
         dqdx(many.select(), "net", Settings(tube_cm=0))
     half = dqdx(many.select(), "net", Settings(charge="charge", charge_scale=2 * UNIT, bootstraps=0)).segments
     assert half["predicted"].mean() == pytest.approx(0.25 * half["truth"].mean(), rel=0.02)
@@ -303,10 +330,13 @@ def test_what_makes_no_sense_is_refused(many, tmp_path, monkeypatch):
         writer.commit()
     with pytest.raises(StoreError, match=r"'mixed': a network .* scales \[0.001, 1.0\].* Fix: --charge-scale"):
         dqdx(larstore.open(many.path).select(), "net", Settings(charge="mixed"))
-    with pytest.raises(ConfigError, match=r"lifetime -1. Fix: a number of ms above 0, or truth"):
+    with pytest.raises(ConfigError, match=r"lifetime -1. Fix: a number of ms from 0.01 on, or truth"):
         dqdx(many.select(), "net", Settings(lifetime=-1))
-    for wrong in (Settings(lifetime=np.inf), Settings(threshold=np.nan)):
-        with pytest.raises(ConfigError, match="Fix: a"):
+    for wrong in (
+        Settings(lifetime=np.inf), Settings(lifetime=1e-9), Settings(threshold=np.nan), Settings(tube_cm=1e200),
+        Settings(piece_cm=1e-300), Settings(charge="charge", charge_scale=1e-300), Settings(charge_scale=2.0),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match="Fix: "):
             dqdx(many.select(), "net", wrong)
     monkeypatch.setattr(type(many.geometry), "joined", (1, 2))
     with pytest.raises(StoreError, match=r"are joined, so one drift time does not hold.*Fix: --lifetime truth"):

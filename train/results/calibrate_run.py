@@ -15,6 +15,7 @@ import larstore
 from larstore.errors import StoreError
 from larstore.format import truth_names
 from larstore.image import Image
+from larstore.locations import local_path
 from larstore.store import Store
 from train.results.calibration import Calibration, fit_calibration
 from train.results.charge_scale import charge_scale
@@ -69,7 +70,7 @@ def calibrate(
         StoreError: no such prediction, none of charges, of another network than the one to fit with, no truth, or an
             image that it does not cover.
     """
-    target = larstore.open(store)
+    target = larstore.open(local_path(store))
     source = target if fit_store is None else larstore.open(fit_store)
     about = _charges(target, prediction)
     fitted = _charges(source, fit_prediction or prediction)

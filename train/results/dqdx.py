@@ -17,6 +17,10 @@ from train.results.dqdx_segments import METHODS, Muons, Settings
 from train.results.dqdx_tally import RateTally
 from train.results.landau import LandauFit
 
+LENGTHS_CM = (1e-3, 1e6)
+SCALES = (1e-15, 1e15)
+SHORTEST_MS = 0.01  # a lifetime: with shorter ones factors leave what numbers can hold
+
 
 @dataclass(frozen=True)
 class Tables:
@@ -84,12 +88,16 @@ def dqdx(
 
 def _check(settings: Settings, store: Any, prediction: str) -> None:
     for name in ("segment_cm", "tube_cm", "piece_cm", "straight_cm", "charge_scale"):
-        value = getattr(settings, name)
-        if value is not None and not 0 < value < np.inf:
-            raise ConfigError(f"{name} = {value}. Fix: give a number above 0")
+        value, (low, high) = getattr(settings, name), SCALES if name == "charge_scale" else LENGTHS_CM
+        if value is not None and not low <= value <= high:
+            raise ConfigError(f"{name} = {value}. Fix: give a number from {low:g} to {high:g}")
+    if settings.charge_scale is not None and settings.charge is None:
+        raise ConfigError(
+            f"charge_scale = {settings.charge_scale} without charges. Fix: --charge NAME, or leave it out"
+        )
     lifetime = settings.lifetime
-    if lifetime not in (None, "truth") and (isinstance(lifetime, str) or not 0 < lifetime < np.inf):
-        raise ConfigError(f"lifetime {lifetime!r}. Fix: a number of ms above 0, or truth")
+    if lifetime not in (None, "truth") and (isinstance(lifetime, str) or not SHORTEST_MS <= lifetime < np.inf):
+        raise ConfigError(f"lifetime {lifetime!r}. Fix: a number of ms from {SHORTEST_MS} on, or truth")
     if isinstance(lifetime, int | float) and store.geometry.joined:
         raise StoreError(
             f"{store.path}: TPCs {store.geometry.joined} are joined, so one drift time does not hold for all voxels. "
@@ -101,9 +109,12 @@ def _check(settings: Settings, store: Any, prediction: str) -> None:
     for asked in (prediction, settings.charge):
         if asked is not None and asked not in known:
             raise StoreError(f"{store.path}: no prediction {asked!r}. Fix: one of {', '.join(sorted(known)) or 'none'}")
-    charges = [name for name, about in known.items() if about.get("output") == "charge"]
-    if prediction in charges or (settings.charge is not None and settings.charge not in charges):
-        raise StoreError(
-            f"{store.path}: {prediction!r} must hold scores, and {settings.charge!r} charges; charges are in "
-            f"{', '.join(sorted(charges)) or 'none'}. Fix: give them the other way, or others"
-        )
+    charges = {name for name, about in known.items() if about.get("output") == "charge"}
+    scores = known.keys() - charges
+    asked_for = (prediction, "scores", scores, "--prediction"), (settings.charge, "charges", charges, "--charge")
+    for asked, of, others, option in asked_for:
+        if asked is not None and asked not in others:
+            raise StoreError(
+                f"{store.path}: prediction {asked!r} holds no {of}. Fix: {option} with one that does "
+                f"({', '.join(sorted(others)) or 'none here'})"
+            )

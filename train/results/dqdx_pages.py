@@ -74,6 +74,9 @@ def write(tables: Tables, out_dir: str | os.PathLike[str], about: dict[str, Any]
         folder.mkdir(parents=True, exist_ok=True)
         for name, table in (("fits", tables.fits), ("residual_range", tables.residual)):
             table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
+        if "residual_range" not in figures:  # those of an earlier call
+            for suffix in ("png", "svg"):
+                (folder / f"residual_range.{suffix}").unlink(missing_ok=True)
         for name, figure in figures.items():
             figure.savefig(folder / f"{name}.png", dpi=150)
             (folder / f"{name}.svg").write_text(_svg(figure), encoding="utf-8")
