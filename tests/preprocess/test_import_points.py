@@ -368,6 +368,9 @@ def test_damaged_archives_and_wrong_arrays_are_refused(store, tmp_path):
         import_points(store.path, [without], "x", file=0, charge=True)
     with pytest.raises(InputError, match=r"is one set, 'img' was asked for\. Fix: leave --set out"):
         import_points(store.path, [without], "x", file=0, chosen_set="img")
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(InputError, match=r"pipe.json: is a pipe\. Fix: write it to a file first"):
+        import_points(store.path, [tmp_path / "pipe.json"], "x", file=0)
     assert larstore.open(store.path).predictions == {}
 
 

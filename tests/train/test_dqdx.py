@@ -302,6 +302,9 @@ def test_stopped_or_on_a_full_disk_no_rows_are_left(many, tmp_path, monkeypatch)
         patch.setattr("train.results.dqdx_tally.RateTally.residual", stop)
         assert CliRunner().invoke(app, [*call, str(out)]).exit_code == 130
     assert list(out.iterdir()) == []
+    for inside in (many.path, many.path / "voxels"):
+        run = CliRunner().invoke(app, [*call, str(inside)])
+        assert str(run.exception) == f"{inside}: is a store, or a part of one. Fix: another output directory"
     (out / "residual_range.png").touch()  # of an earlier call, whose muons stopped
     run = CliRunner().invoke(app, [*call, str(out)])
     assert run.exit_code == 0, run.output

@@ -16,7 +16,7 @@ from larstore.errors import StoreError
 class RowFiles:
     """``FOLDER/NAME.csv`` for each of ``names``, by a context that an error leaves without a trace.
 
-    Raises StoreError where the folder cannot be written.
+    Raises StoreError where the folder cannot be written, or is one of a store.
     """
 
     def __init__(self, folder: str | os.PathLike[str], names: tuple[str, ...]) -> None:
@@ -26,6 +26,8 @@ class RowFiles:
         self._begun: set[str] = set()
 
     def __enter__(self) -> Self:
+        if (self.folder / "zarr.json").exists():
+            raise StoreError(f"{self.folder}: is a store, or a part of one. Fix: another output directory")
         with self._told():
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
