@@ -40,7 +40,9 @@ def dqdx_command(
     files: FilesOption = None,
     tpcs: TpcsOption = None,
     query: Annotated[str | None, typer.Option("--query", help="Only images for which this holds.")] = None,
-    bootstraps: Annotated[int, typer.Option("--bootstraps", min=0, help="Samples of tracks, for the errors.")] = 100,
+    bootstraps: Annotated[
+        int, typer.Option("--bootstraps", min=0, max=1000, help="Samples of tracks, for the errors.")
+    ] = 100,
 ) -> None:
     """Measure dQ/dx along the muon tracks of simulated images: most probable value, width, and stopping muons.
 

@@ -338,6 +338,7 @@ def test_what_makes_no_sense_is_refused(many, tmp_path, monkeypatch):
     for wrong in (
         Settings(lifetime=np.inf), Settings(lifetime=1e-9), Settings(threshold=np.nan), Settings(tube_cm=1e200),
         Settings(piece_cm=1e-300), Settings(charge="charge", charge_scale=1e-300), Settings(charge_scale=2.0),
+        Settings(bootstraps=-1), Settings(bootstraps=100_000),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match="Fix: "):
             dqdx(many.select(), "net", wrong)

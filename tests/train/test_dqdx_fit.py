@@ -51,7 +51,7 @@ def test_bins_tell_medians_and_histograms(n):
     edges = np.linspace(0.0, 3.0 * np.median(values), 31)
     found, expected = spread(counts, edges), np.histogram(values, edges)[0]
     assert np.abs(found.cumsum() - expected.cumsum()).max() <= max(1, 0.01 * n)
-    odd = np.bincount(places(np.array([-3.0, 0.0, 0.5, 1e12, 7.0])), minlength=BINS).astype(float)
+    odd = np.bincount(places(np.array([-3.0, 0.0, 0.0005, 1e12, 7.0])), minlength=BINS).astype(float)
     assert np.isnan(median(0 * odd))
     assert median(odd) == 0.0
     assert spread(odd, np.array([0.0, 1.0, 8.0])).tolist() == [0, 1]

@@ -19,6 +19,7 @@ from train.results.landau import LandauFit
 
 LENGTHS_CM = (1e-3, 1e6)
 SCALES = (1e-15, 1e15)
+MOST_SAMPLES = 1000  # 0.3 MB each
 SHORTEST_MS = 0.01  # a lifetime: with shorter ones factors leave what numbers can hold
 
 
@@ -103,6 +104,8 @@ def _check(settings: Settings, store: Any, prediction: str) -> None:
             f"{store.path}: TPCs {store.geometry.joined} are joined, so one drift time does not hold for all voxels. "
             "Fix: --lifetime truth, or the store that it was joined from"
         )
+    if not 0 <= settings.bootstraps <= MOST_SAMPLES:
+        raise ConfigError(f"bootstraps = {settings.bootstraps}. Fix: 0 to {MOST_SAMPLES}")
     if not np.isfinite(settings.threshold):
         raise ConfigError(f"threshold = {settings.threshold}. Fix: a finite number")
     known = store.predictions

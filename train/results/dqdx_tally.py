@@ -87,6 +87,6 @@ class RateTally:
                 continue
             row: dict[str, Any] = {"low_cm": low, "high_cm": high, "segments": int(self._range_segments[i])}
             row |= {name: median(self._in_range[i, names.index(name)]) for name in self.methods}
-            row |= {f"{name}_over_{first}": row[name] / row[first] for name in others}
+            row |= {f"{name}_over_{first}": row[name] / row[first] if row[first] else np.nan for name in others}
             rows.append(row)
         return pd.DataFrame(rows, columns=None if rows else ["low_cm", "high_cm", "segments", first, *others])

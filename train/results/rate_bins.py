@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 RATIO = 1.005  # from bin to bin
-LOWEST, HIGHEST = 1.0, 1e8  # of dQ/dx in electrons/cm; in keV/cm or MeV/cm it would be there, too
+LOWEST, HIGHEST = 1e-3, 1e8  # of dQ/dx in electrons/cm; in keV/cm or MeV/cm it would be there, too
 EDGES = np.geomspace(LOWEST, HIGHEST, 1 + math.ceil(math.log(HIGHEST / LOWEST) / math.log(RATIO)))
 BINS = len(EDGES) + 1  # the first one is all below ``LOWEST``, the last one all from ``HIGHEST`` on
 
