@@ -40,7 +40,9 @@ def dqdx_command(
     files: FilesOption = None,
     tpcs: TpcsOption = None,
     query: Annotated[str | None, typer.Option("--query", help="Only images for which this holds.")] = None,
-    bootstraps: Annotated[int, typer.Option("--bootstraps", min=0, help="Samples of tracks, for the errors.")] = 100,
+    bootstraps: Annotated[
+        int, typer.Option("--bootstraps", min=0, max=1000, help="Samples of tracks, for the errors.")
+    ] = 100,
 ) -> None:
     """Measure dQ/dx along the muon tracks of simulated images: most probable value, width, and stopping muons.
 
@@ -57,8 +59,10 @@ def dqdx_command(
     else:
         corrected = lifetime
     from larstore.store import open as open_store
-    from train.results.dqdx import Settings, dqdx
+    from train.results.dqdx import dqdx
     from train.results.dqdx_pages import write
+    from train.results.dqdx_segments import Settings
+    from train.results.row_files import RowFiles
     from train.streaming.choosing import expect_images, expect_tpcs
 
     opened = open_store(store)
@@ -66,7 +70,8 @@ def dqdx_command(
     selection = opened.select(files=chosen[0], tpcs=chosen[1], query=query)
     expect_images(selection)
     settings = Settings(threshold, charge, charge_scale, segment, tube, piece, straight, corrected, bootstraps)
-    tables = dqdx(selection, prediction, settings)
+    with RowFiles(output, ("segments", "tracks")) as files_of_rows:
+        tables = dqdx(selection, prediction, settings, files_of_rows.add)
     about = {"store": str(store), "detector": opened.attributes["detector"], "prediction": prediction}
     page = write(tables, output, about, settings)
     for name, value in tables.counts.items():

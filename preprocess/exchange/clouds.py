@@ -80,6 +80,8 @@ def open_cloud(path: Path, geometry: Geometry, chosen: str | None = None) -> Clo
     Raises:
         InputError: no such file, none of these formats, or no set of that name.
     """
+    if path.is_fifo():  # it is read several times
+        raise InputError(f"{path}: is a pipe. Fix: write it to a file first.")
     if is_zip(path):
         names = zip_names(path)
         if any(MEMBER.fullmatch(name) for name in names):

@@ -18,6 +18,7 @@ import larstore
 from larstore.errors import ConfigError, InputError, StoreError
 from larstore.geometry import Geometry
 from larstore.image import Image
+from larstore.locations import local_path
 from preprocess.exchange.clouds import Cloud, CloudFile, open_cloud
 from preprocess.exchange.events import event_numbers
 from preprocess.exchange.placing import BELOW, ELSEWHERE, Placing
@@ -25,6 +26,8 @@ from preprocess.sources.names import file_number, parse_name
 
 Key = tuple[int, int]  # file, event
 SHOWN = 5  # events of the store that a message names
+LARGEST_T0_US = 1e9  # far beyond any read-out
+UNITS = "file units"  # of imported charges: formats do not tell which
 
 
 @dataclass
@@ -103,12 +106,18 @@ def import_points(
 
     Raises:
         InputError: a damaged file, numbers that are not finite, no charge where it is asked for.
-        StoreError: an event that the store lacks, no image, a name that is taken.
-        ConfigError: no files, or one twice.
+        StoreError: an event that the store lacks, no image, a name that is taken, a store at a URL.
+        ConfigError: no files, or one twice; a TPC without images; a time that is none.
     """
-    opened = larstore.open(store)
-    clouds = _Clouds(opened.geometry, files, chosen_set, window)
+    opened = larstore.open(local_path(store))
     part = opened.select(tpcs=tpcs)
+    there = np.unique(opened.select().column("tpc")).tolist()
+    if unknown_tpcs := sorted(set(tpcs or ()) - set(there)):
+        raise ConfigError(
+            f"{opened.path}: has no image of TPC {', '.join(map(str, unknown_tpcs))}. "
+            f"Fix: --tpcs among {', '.join(map(str, there)) or 'none, it holds no image'}"
+        )
+    clouds = _Clouds(opened.geometry, files, chosen_set, window)
     events, unknown = _matched(part, clouds, file, skip_unknown)
     rows = [i for i, image in enumerate(part) if image.key[:2] in events]
     selection = larstore.Selection(opened, part.row_numbers[rows])
@@ -125,6 +134,7 @@ def import_points(
         "checkpoint_sha256": _digest(settings, clouds.sources),
         "made by": "larstore import-points",
         "output": "charge" if charge else "score",
+        **({"units": UNITS} if charge else {}),
         "sources": clouds.sources,
         "settings": settings,
         "points": asdict(result.counts),
@@ -168,8 +178,8 @@ class _Clouds:
 
     def placing(self, t0: float) -> Placing:
         """How their points are placed."""
-        if not np.isfinite(t0):
-            raise ConfigError(f"--t0 {t0:g}. Fix: a finite number of µs")
+        if not abs(t0) <= LARGEST_T0_US:
+            raise ConfigError(f"--t0 {t0:g}. Fix: a finite number of µs, up to {LARGEST_T0_US:g}")
         at_read_out = self.readers[0].at_read_out
         if at_read_out and t0:
             raise ConfigError(f"--t0 {t0:g}: {self.readers[0].path} holds ticks of the read-out. Fix: leave --t0 out")

@@ -1,12 +1,19 @@
 """Subcommand `import-points`; whatever is heavy is imported when it runs."""
 
 import sys
+from math import isnan
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from larstore.option_values import whole_numbers
+
+if TYPE_CHECKING:
+    from preprocess.exchange.import_points import PointCounts
+
+MANY = 0.5  # of the points in no tiled voxel: most likely those of another event
+CHECK = "Are they in cm, and of these events (--file, --tpcs, --window)?"
 
 
 def import_points_command(
@@ -51,8 +58,14 @@ def import_points_command(
         if key != "counts":
             print(f"{key}\t{value:.6g}" if isinstance(value, float) else f"{key}\t{value}")
     print(f"points_outside\t{counts.outside:.6g}\ncharge_outside\t{counts.charge_outside:.6g}")
-    print(
-        f"larstore: {counts.outside:.2%} of the points and {counts.charge_outside:.2%} of the charge in these images "
-        f"lie in no tiled voxel; {counts.elsewhere:,} points lie in none of the images",
-        file=sys.stderr,
-    )
+    print(f"larstore: {_told(counts)}", file=sys.stderr)
+
+
+def _told(counts: "PointCounts") -> str:
+    """Where the points are, in a sentence, and what may be wrong."""
+    elsewhere = f"{counts.elsewhere:,} points lie in none of the images"
+    if not counts.tiled + counts.untiled:
+        return f"no point lies in these images, {elsewhere}" + (f". {CHECK}" if counts.elsewhere else "")
+    charge = "" if isnan(counts.charge_outside) else f" and {counts.charge_outside:.2%} of the charge"
+    text = f"{counts.outside:.2%} of the points{charge} in these images lie in no tiled voxel; {elsewhere}"
+    return text + (f". {CHECK}" if counts.outside > MANY else "")

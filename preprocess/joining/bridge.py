@@ -21,6 +21,7 @@ from preprocess.joining.frame import JoinedFrame
 ABOVE = 0.01  # the research code's
 WIDEST = 10  # voxels: a wider gap is a TPC that was not joined
 REACH = 8  # voxels along x and along the other axis, between the two ends of a line
+FARTHEST = 256  # of a reach: all pairs of voxels within are looked at
 
 Rows = npt.NDArray[np.int64]
 

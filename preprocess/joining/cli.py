@@ -43,11 +43,17 @@ def join_command(
         ),
     ] = None,
     bridge_above: Annotated[
-        float, typer.Option("--bridge-above", metavar="SCORE", help="A score above this at both edges bridges.")
-    ] = 0.01,
+        float | None,
+        typer.Option(
+            "--bridge-above", metavar="SCORE", help="A score above this at both edges bridges.", show_default="0.01"
+        ),
+    ] = None,
     bridge_reach: Annotated[
-        int, typer.Option("--bridge-reach", metavar="N", min=0, help="Voxels by which both edges may differ.")
-    ] = 8,
+        int | None,
+        typer.Option(
+            "--bridge-reach", metavar="N", min=0, help="Voxels by which both edges may differ.", show_default="8"
+        ),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; default: one for each core, 8 at most.")] = None,
     cluster: Annotated[
         str | None, typer.Option(help="Join on a Dask cluster instead, as `larstore preprocess` does.")
@@ -67,18 +73,23 @@ def join_command(
     if incomplete not in ("skip", "keep"):
         raise typer.BadParameter(f"{incomplete!r}: give skip or keep", param_hint="--incomplete")
     number = inclusive_range(workers, "--workers")
+    for option, value in (("--bridge-above", bridge_above), ("--bridge-reach", bridge_reach)):
+        if value is not None and bridge is None:
+            raise typer.BadParameter(f"{value}: needs --bridge NAME", param_hint=option)
     import larstore
     from preprocess.interrupts import terminable
+    from preprocess.joining.bridge import ABOVE, REACH
     from preprocess.joining.joining import Joined, check, join
     from preprocess.progress import bar
 
     # What is wrong is said in one line, without a bar.
+    above, reach = ABOVE if bridge_above is None else bridge_above, REACH if bridge_reach is None else bridge_reach
     names = [] if predictions is None else [name.strip() for name in predictions.split(",")]
     if names == ["all"]:
         names = sorted(larstore.open(store).predictions)
     plan = check(
         store, output, numbers, files=chosen, incomplete=incomplete, ticks=ticks, predictions=names, bridge=bridge,
-        bridge_above=bridge_above, bridge_reach=bridge_reach,
+        bridge_above=above, bridge_reach=reach,
     )  # fmt: skip
     left = [
         *sorted(set(plan.store.predictions) - set(plan.predictions)),
@@ -94,7 +105,7 @@ def join_command(
 
             done = join(
                 store, output, numbers, files=chosen, incomplete=incomplete, ticks=ticks, predictions=names,
-                bridge=bridge, bridge_above=bridge_above, bridge_reach=bridge_reach, threads=threads, client=client,
+                bridge=bridge, bridge_above=above, bridge_reach=reach, threads=threads, client=client,
                 break_lock=break_lock, progress=show,
             )  # fmt: skip
     except KeyboardInterrupt as interrupt:

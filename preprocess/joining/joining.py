@@ -15,7 +15,7 @@ from larstore.errors import ConfigError, StoreError
 from larstore.locations import local_path
 from larstore.records import Failure, Receipt
 from preprocess.derived import inputs_by_file
-from preprocess.joining.bridge import ABOVE, REACH, Bridge, find_gaps
+from preprocess.joining.bridge import ABOVE, FARTHEST, REACH, Bridge, find_gaps
 from preprocess.joining.frame import JoinedFrame, joined_frame, joined_geometry
 from preprocess.joining.output import Plan, create, joined_before, new_failures, refuse_other_settings
 from preprocess.joining.plan import Events, Rows, find_events, split
@@ -174,8 +174,10 @@ def _bridge(store: larstore.Store, frame: JoinedFrame, name: str | None, above: 
     """How the gaps of a frame are bridged by a prediction of scores."""
     if name is None:
         return None
-    if reach < 0 or not np.isfinite(above):
-        raise ConfigError(f"bridge_reach = {reach}, bridge_above = {above}. Fix: 0 or more voxels, and a number")
+    if not 0 <= reach <= FARTHEST or not np.isfinite(above):
+        raise ConfigError(
+            f"bridge_reach = {reach}, bridge_above = {above}. Fix: 0 to {FARTHEST} voxels, and a finite score"
+        )
     about = store.predictions[name]
     if about.get("output") == "charge":
         raise StoreError(f"{store.path}: prediction {name!r} holds charges. Fix: --bridge with one that holds scores")

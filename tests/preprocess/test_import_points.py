@@ -26,6 +26,7 @@ from preprocess.plan import Unit
 from preprocess.simulation import SimulationConfig, simulate
 from preprocess.sources import open_depos
 from preprocess.testing import small_deposits, write_bee, write_small_detector
+from tests.small_disks import fill, remount, small_disk
 
 DOWNSAMPLE = (8, 4, 4)
 
@@ -329,7 +330,7 @@ def test_bad_json_is_refused_before_anything_is_written(store, tmp_path, content
     assert larstore.open(store.path).predictions == {}
 
 
-@pytest.mark.parametrize("t0", [np.nan, np.inf])
+@pytest.mark.parametrize("t0", [np.nan, np.inf, 1e300])
 def test_a_time_that_is_none_is_refused(store, tmp_path, t0):
     with pytest.raises(ConfigError, match="Fix: a finite number of µs"):
         import_points(store.path, [write_bee_cloud(tmp_path / "1.json", np.zeros((1, 3)))], "x", t0=t0, file=0)
@@ -367,6 +368,9 @@ def test_damaged_archives_and_wrong_arrays_are_refused(store, tmp_path):
         import_points(store.path, [without], "x", file=0, charge=True)
     with pytest.raises(InputError, match=r"is one set, 'img' was asked for\. Fix: leave --set out"):
         import_points(store.path, [without], "x", file=0, chosen_set="img")
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(InputError, match=r"pipe.json: is a pipe\. Fix: write it to a file first"):
+        import_points(store.path, [tmp_path / "pipe.json"], "x", file=0)
     assert larstore.open(store.path).predictions == {}
 
 
@@ -391,3 +395,34 @@ def test_the_command(store, tmp_path):
     assert "0.00% of the points" in run.stderr
     assert larstore.open(store.path).image(1, 0, 3).score("wirecell").sum() == 20
     assert CliRunner().invoke(app, [*call, "--tpcs", "x"]).exit_code == 2
+    assert larstore.open(store.path).predictions["wirecell"].get("units") is None
+    far = write_bee_cloud(tmp_path / "far.json", np.full((3, 3), 900.0))
+    run = CliRunner().invoke(app, [str(store.path), str(far), "--name", "far", "--file", "1"])
+    assert "no point lies in these images, 3 points lie in none of the images. Are they in cm" in run.stderr
+    bare = write_bee_cloud(tmp_path / "bare.json", np.tile([[30.0, 20.0, 20.0]], (9, 1)))
+    run = CliRunner().invoke(app, [str(store.path), str(bare), "--name", "bare", "--file", "1"])
+    assert "100.00% of the points in these images lie in no tiled voxel; 0 points" in run.stderr
+    assert "of these events" in run.stderr
+
+
+def test_stores_that_cannot_be_written_are_refused_in_a_line(store, tmp_path, caplog):
+    cloud = write_bee_cloud(tmp_path / "cloud.json", np.zeros((1, 3)), [1.0])
+    with pytest.raises(StoreError, match=r"^memory://x: a URL can only be read. Fix: "):
+        import_points("memory://x", [cloud], "x", file=0)
+    for tpcs in ([2], [1, 2]):
+        with pytest.raises(ConfigError, match=r"run.zarr: has no image of TPC 2. Fix: --tpcs among 1, 3$"):
+            import_points(store.path, [cloud], "x", file=0, tpcs=tpcs)
+    with small_disk(tmp_path / "disk", "size=8m") as disk:
+        shutil.copytree(store.path, disk / "run.zarr")
+        remount(disk, "ro")
+        with pytest.raises(StoreError, match=r"cannot write \(Read-only file system\)\. Fix: "):
+            import_points(disk / "run.zarr", [cloud], "x", file=0)
+        assert not caplog.messages
+        remount(disk, "rw")
+        filler = fill(disk, 4096)
+        with pytest.raises(StoreError, match=r"cannot write \(No space left on device\)\. Fix: "):
+            import_points(disk / "run.zarr", [cloud], "x", file=0)
+        assert larstore.open(disk / "run.zarr").predictions == {}
+        filler.unlink()
+        assert import_points(disk / "run.zarr", [cloud], "x", file=0, charge=True).images_written == 2
+        assert larstore.open(disk / "run.zarr").predictions["x"]["units"] == "file units"

@@ -235,8 +235,10 @@ def test_what_cannot_be_bridged_is_refused(source, tmp_path):
         StoreError, match=r"prediction 'charge' holds charges\. Fix: --bridge with one that holds scores"
     ):
         join(source.path, tmp_path / "x.zarr", (1, 2), bridge="charge")
-    with pytest.raises(ConfigError, match=r"bridge_reach = -1, bridge_above = 0.01\. Fix: 0 or more"):
+    with pytest.raises(ConfigError, match=r"bridge_reach = -1, bridge_above = 0.01\. Fix: 0 to 256 voxels"):
         join(source.path, tmp_path / "x.zarr", (1, 2), bridge="net", bridge_reach=-1)
+    with pytest.raises(ConfigError, match=r"bridge_reach = 10000, .* Fix: 0 to 256 voxels"):
+        join(source.path, tmp_path / "x.zarr", (1, 2), bridge="net", bridge_reach=10_000)
     for tpcs in ((1, 4), (2, 3)):  # of both sides; beside each other in neither axis
         with pytest.raises(ConfigError, match=r"have no gap of 1 to 10 voxels between two faces. Fix: join neighbours"):
             join(source.path, tmp_path / "x.zarr", tpcs, bridge="net")
@@ -264,6 +266,10 @@ def test_the_command(source, tmp_path):
     assert "bridge gaps) in a frame of" in run.stdout
     assert "prediction net: 3 images" in run.stdout
     assert "not joined" not in run.stderr
+    for alone in ("--bridge-above", "--bridge-reach"):
+        run = typed("-o", tmp_path / "b.zarr", alone, "1")
+        assert run.exit_code == 2
+        assert "needs --bridge NAME" in run.stderr
     run = typed("-o", tmp_path / "b.zarr", "--predictions", "net")
     assert run.exit_code == 0, run.output
     assert f"not joined, only in {source.path}: charge" in run.stderr

@@ -192,6 +192,8 @@ def test_ctrl_c_keeps_what_is_done(tmp_path, monkeypatch, caplog):
 def test_what_does_not_fit_is_refused(store):
     with pytest.raises(StoreError, match=r"scores, not charges, in prediction 'score'. Fix: one of charge,"):
         calibrate(store, "score", "x", truth="truth")
+    with pytest.raises(StoreError, match=r"^memory://x: a URL can only be read. Fix: "):
+        calibrate("memory://x", "charge", "x")
     with pytest.raises(StoreError, match="no prediction 'none'"):
         calibrate(store, "none", "x", truth="truth")
     predict(store, "other", range(4), output="charge", sha="cd")

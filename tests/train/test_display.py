@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -198,6 +199,25 @@ def test_charges_are_compared_with_what_is_collected(tmp_path):
         writer.commit()
     with pytest.raises(StoreError, match=r"several scales \[1\.0, 2\.0\]: the unit of its charges is not known"):
         make_cloud(larstore.open(path).select()[0], "mixed")
+
+
+def test_charges_in_other_units_are_labelled_so(store, tmp_path):
+    path = shutil.copytree(store, tmp_path / "run.zarr")
+    image = larstore.open(path).select()[0]
+    for name, units in (("points", {"units": "file units"}), ("calibrated", {"units": "electrons"}), ("solved", {})):
+        with larstore.PredictionWriter(
+            path, name, {"checkpoint_sha256": "a" * 64, "output": "charge"} | units
+        ) as writer:
+            for shard, images in writer.groups(larstore.open(path).select()):
+                writer.write(shard, [(each, each.charge[:, 2]) for each in images])
+            writer.commit()
+        event = event_payload(larstore.open(path).image(*image.key), name)
+        colours = {colour["name"]: colour for colour in event["colours"]}
+        wanted = units.get("units", "electrons")
+        assert (event["predicted_unit"], colours["score"]["unit"]) == (wanted, wanted)
+        assert (event["charge_unit"], colours["truth"]["unit"]) == ("electrons", "electrons")
+        assert ("difference" in colours) == (wanted == "electrons")  # apples from apples
+    assert event_payload(image, None)["predicted_unit"] == ""
 
 
 @pytest.mark.parametrize("side", [1, 4])

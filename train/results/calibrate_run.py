@@ -16,6 +16,7 @@ import larstore
 from larstore.errors import StoreError
 from larstore.format import truth_names
 from larstore.image import Image
+from larstore.locations import local_path
 from larstore.selection import Selection
 from larstore.store import Store
 from train.results.calibration import Calibration, FitVoxels
@@ -75,7 +76,7 @@ def calibrate(
             a name that is taken, no truth, or an image that it does not cover.
         ConfigError: nothing is selected.
     """
-    target = larstore.open(store)
+    target = larstore.open(local_path(store))
     source = target if fit_store is None else larstore.open(fit_store)
     fit_prediction = fit_prediction or prediction
     about = prediction_of(target, prediction, "charge")

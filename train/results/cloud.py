@@ -30,7 +30,7 @@ class Cloud:
             charges are sums, their scores the largest; nothing is left out.
         coords: (n, 3) of the points in the image's voxels, each divided by ``side``.
         collected: (n,) true electrons that reach the wires, None where they are not known.
-        predicts_charge: ``score`` is a charge in ``charge_unit``.
+        predicts_charge: ``score`` is a charge, in ``predicted_unit``: ``charge_unit`` but of imported points.
     """
 
     key: tuple[int, int, int]
@@ -48,6 +48,7 @@ class Cloud:
     side: int = 1
     collected: Floats | None = None
     predicts_charge: bool = False
+    predicted_unit: str = ""
 
     def __len__(self) -> int:
         return len(self.position)
@@ -90,12 +91,13 @@ def make_cloud(image: Any, prediction: str | None, max_points: int = MAX_POINTS)
         up=_up(image),
         side=side,
         predicts_charge=predicts_charge,
+        predicted_unit=store.predictions[prediction].get("units", store.attributes["units"]) if predicts_charge else "",
         **columns,
     )
 
 
 def predicted(image: Any, prediction: str | None) -> tuple[Floats | None, bool]:
-    """What a prediction gives for an image's voxels (n,), charges in electrons, and whether it is charges.
+    """What a prediction gives for an image's voxels (n,), and whether it is charges, in electrons or its own ``units``.
 
     A network gives charges times the ``data.scale`` of its training. StoreError where that is not one number, or for an
     unknown prediction.

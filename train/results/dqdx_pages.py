@@ -13,7 +13,9 @@ from matplotlib.figure import Figure
 
 from larstore.errors import StoreError
 from larstore.report import Page
-from train.results.dqdx import METHODS, Settings, Tables
+from train.results.dqdx import Tables
+from train.results.dqdx_segments import METHODS, Settings
+from train.results.rate_bins import median, spread
 
 COLOURS = {
     "truth": "#1c2733", "collected": "#8a96a3", "tiled": "#e0a86e", "tiled_w": "#d1701f", "kept": "#7fb2e5",
@@ -26,17 +28,15 @@ def distribution_figure(tables: Tables) -> Figure:
     """Histograms of dQ/dx of all methods, normalised, and the fitted curves."""
     figure = Figure(figsize=(8.0, 5.0), layout="constrained")
     axes = figure.add_subplot()
-    shown = [name for name in METHODS if name in tables.segments]
-    values = {name: tables.segments[name].to_numpy() / KE for name in shown}
-    edges = np.linspace(0.0, 2.5 * float(np.median(values["truth"])), 81)
-    for name in shown:
+    edges = np.linspace(0.0, 2.5 * median(tables.histograms["truth"]) / KE, 81)
+    for name, counts in tables.histograms.items():
         fit = tables.curves.get(name)
         label = METHODS[name] if fit is None else f"{METHODS[name]}: {fit.mpv / KE:.1f} ke/cm"
-        density = np.histogram(values[name], edges)[0] / max(len(values[name]), 1) / np.diff(edges)
+        density = spread(counts, edges * KE) / counts.sum() / np.diff(edges)
         axes.stairs(density, edges, color=COLOURS[name], label=label, linewidth=1.2)
         if fit is not None:
             x = np.linspace(fit.low, fit.high, 400)
-            inside = ((values[name] * KE >= fit.low) & (values[name] * KE <= fit.high)).mean()
+            inside = fit.n / counts.sum()
             axes.plot(x / KE, fit.density(x) * KE * inside, color=COLOURS[name], linewidth=0.9, linestyle="--")
     axes.set(xlabel="dQ/dx [thousand electrons/cm]", ylabel="segments / (ke/cm), normalised", xlim=(0.0, edges[-1]))
     axes.legend(title="most probable value of the fit (dashed)", fontsize=8, title_fontsize=8, frameon=False)
@@ -57,7 +57,7 @@ def residual_figure(tables: Tables) -> Figure:
 
 
 def write(tables: Tables, out_dir: str | os.PathLike[str], about: dict[str, Any], settings: Settings) -> Path:
-    """Write CSV tables, the figures as PNG and SVG, summary.json and dqdx.html; returns the page's path.
+    """Write fits.csv, residual_range.csv, figures as PNG and SVG, summary.json and dqdx.html; returns the page's path.
 
     Args:
         about: store, detector and prediction, for the page and the summary.
@@ -72,9 +72,11 @@ def write(tables: Tables, out_dir: str | os.PathLike[str], about: dict[str, Any]
     page = _page(tables, about, settings, figures)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("segments", "tracks", "fits"):
-            getattr(tables, name).to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
-        tables.residual.to_csv(folder / "residual_range.csv", index=False, float_format="%.6g")
+        for name, table in (("fits", tables.fits), ("residual_range", tables.residual)):
+            table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
+        if "residual_range" not in figures:  # those of an earlier call
+            for suffix in ("png", "svg"):
+                (folder / f"residual_range.{suffix}").unlink(missing_ok=True)
         for name, figure in figures.items():
             figure.savefig(folder / f"{name}.png", dpi=150)
             (folder / f"{name}.svg").write_text(_svg(figure), encoding="utf-8")

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import optimize, stats
+
+from train.results.rate_bins import median, spread
 
 MODE = -0.42931455  # of SciPy's Landau of scale 1 …
 SCALE = np.pi / 2  # … which is that of Landau's own width 2/π: 4.02 widths are the full width at half maximum
@@ -52,51 +53,40 @@ def folded(x: Floats, mpv: float, width: float, sigma: float) -> Floats:
     return np.asarray(values @ (weights / weights.sum()) / (width * SCALE))
 
 
-def fit_landau(
-    values: npt.NDArray[Any], groups: npt.NDArray[Any], bootstraps: int = 100, seed: int = 0
-) -> LandauFit | None:
-    """Fit values (n,) > 0, in ``BINS`` bins of the window; None for fewer than ``LEAST`` values in it.
+def fit_landau(counts: Floats) -> LandauFit | None:
+    """Fit counted values in ``BINS`` bins of the window; None for fewer than ``LEAST`` values in it.
 
     Args:
-        groups: (n,) whole numbers; bootstrap samples draw whole groups (tracks), as values of one are not independent.
-        bootstraps: number of samples; fewer than 2 give no errors.
-        seed: of the samples.
+        counts: (1 + samples, bins) of `train.results.rate_bins`: as they are, then those of the bootstrap samples.
+            Fewer than two samples, or those of one track alone, which only repeat it, give no errors.
     """
-    positive = values[values > 0]
-    if len(positive) < LEAST:
+    if counts[0, 1:].sum() < LEAST:
         return None
-    low, high = (part * _mode(positive) for part in WINDOW)
-    inside = (values >= low) & (values <= high)
-    n = int(inside.sum())
+    mode = _mode(counts[0])
+    low, high = (part * mode for part in WINDOW)
+    edges = np.linspace(low, high, BINS + 1)
+    total, *samples = spread(counts, edges)
+    n = round(total.sum())
     if n < LEAST:
         return None
-    edges = np.linspace(low, high, BINS + 1)
-    names, group = np.unique(groups[inside], return_inverse=True)
-    counts = np.zeros((len(names), BINS))
-    place = np.clip(np.searchsorted(edges, values[inside], side="right") - 1, 0, BINS - 1)
-    np.add.at(counts, (group, place), 1.0)
     middle = (edges[1:] + edges[:-1]) / 2
-    total = counts.sum(axis=0)
-    mode = low / WINDOW[0]
     best = _maximise(total, middle, np.array([mode, 0.1 * mode, 0.1 * mode]))
     shape = _shape(best, low, high)
     errors: tuple[float, ...] = (float("nan"),) * 5
-    if bootstraps > 1:
-        rng = np.random.default_rng(seed)
-        samples = []
-        for _ in range(bootstraps):
-            drawn = np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names)) @ counts
-            again = _maximise(drawn, middle, best)
-            samples.append((*again, *_shape(again, low, high)))
-        errors = tuple(float(e) for e in np.std(samples, axis=0, ddof=1))
+    drawn = [each for each in samples if each.sum() > 0]
+    if len(drawn) > 1 and not all(np.allclose(each / each.sum(), total / total.sum()) for each in drawn):
+        again = [_maximise(each, middle, best) for each in drawn]
+        figures = [(*each, *_shape(each, low, high)) for each in again]
+        errors = tuple(float(e) for e in np.std(figures, axis=0, ddof=1))
     mpv, width, sigma = (float(v) for v in best)
     return LandauFit(mpv, width, sigma, *shape, (errors[0], errors[1], errors[2], errors[3], errors[4]), low, high, n)
 
 
-def _mode(values: Floats) -> float:
+def _mode(counts: Floats) -> float:
     """Where values > 0 are densest, to a twentieth of their median."""
-    edges = np.linspace(0.0, 3.0 * float(np.median(values)), 181)
-    smooth = np.convolve(np.histogram(values, edges)[0], np.ones(5), "same")
+    positive = np.concatenate([[0.0], counts[1:]])
+    edges = np.linspace(0.0, 3.0 * median(positive), 181)
+    smooth = np.convolve(spread(positive, edges), np.ones(5), "same")
     return float((edges[1:] + edges[:-1])[np.argmax(smooth)] / 2)
 
 

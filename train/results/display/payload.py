@@ -64,6 +64,7 @@ def event_payload(
         "axes": ["xyz"[column] for _, column, _ in axes_of(cloud.up)],
         "unit": cloud.unit,
         "charge_unit": cloud.charge_unit,
+        "predicted_unit": cloud.predicted_unit,
         "planes": list(cloud.planes),
         "side": cloud.side,
         "voxels": cloud.n_voxels,
@@ -92,10 +93,10 @@ def _coloured(cloud: Cloud) -> tuple[dict[str, npt.NDArray[Any]], list[dict[str,
     if cloud.score is not None:
         label = "predicted charge" if cloud.predicts_charge else "score"
         scale = "charge" if cloud.predicts_charge else "score"
-        fields.append(("score", label, unit if cloud.predicts_charge else "", scale, cloud.score))
+        fields.append(("score", label, cloud.predicted_unit, scale, cloud.score))
     if (difference := _difference(cloud)) is not None:
         label, values = difference
-        fields.append(("difference", label, unit if cloud.predicts_charge else "", "difference", values))
+        fields.append(("difference", label, cloud.predicted_unit, "difference", values))
     columns, colours = {}, []
     for name, label, of, scale, values in fields:
         log = scale in ("charge", "truth")
@@ -109,12 +110,17 @@ def _coloured(cloud: Cloud) -> tuple[dict[str, npt.NDArray[Any]], list[dict[str,
 
 
 def _difference(cloud: Cloud) -> tuple[str, npt.NDArray[Any]] | None:
-    """Score − true label, or predicted − true charge: what arrives at the wires where that is known."""
+    """Score − true label, or predicted − true charge: what arrives at the wires where that is known.
+
+    None without both, and for charges in another unit than the truth.
+    """
     if cloud.score is None or cloud.truth is None:
         return None
     if not cloud.predicts_charge:
         label = np.where(np.isnan(cloud.truth), np.nan, cloud.truth > 0)
         return "score − truth", (cloud.score - label).astype(np.float32)
+    if cloud.predicted_unit != cloud.charge_unit:
+        return None
     if cloud.collected is not None:
         return "predicted − collected", cloud.score - cloud.collected
     return "predicted − truth", cloud.score - cloud.truth

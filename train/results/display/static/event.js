@@ -83,7 +83,7 @@ class LarEvent {
     if (c.truth) parts.push(Number.isNaN(c.truth[i]) ? "truth not known" : c.truth[i] > 0
       ? `true, ${si(c.truth[i])} ${this.charge_unit}` : "ghost");
     if (c.score) parts.push(Number.isNaN(c.score[i]) ? "not predicted" : this.cut.charge
-      ? `predicted ${si(c.score[i])} ${this.charge_unit}` : `score ${c.score[i].toFixed(3)}`);
+      ? `predicted ${si(c.score[i])} ${this.predicted_unit}` : `score ${c.score[i].toFixed(3)}`);
     const charges = this.planes.map(p => `${p} ${si(c["charge_" + p][i])}`).join("  ") + ` ${this.charge_unit}`;
     if (!this.wires) return [parts.join(" · "), charges];
     const from = c.slice[i] * this.wires.ticks, ticks = this.wires.ticks * this.side;
