@@ -69,8 +69,17 @@ class Page:
         ]
         self._parts.append(f'<div class="cards">{"".join(boxes)}</div>')
 
-    def table(self, head: Sequence[str], rows: Iterable[Sequence[Any]], strong: int | None = None) -> None:
-        """A table; numbers as the caller formats them, words left, row ``strong`` stands out."""
+    def table(
+        self,
+        head: Sequence[str],
+        rows: Iterable[Sequence[Any]],
+        strong: int | None = None,
+        summary: str | None = None,
+    ) -> None:
+        """A table; numbers as the caller formats them, words left, row ``strong`` stands out.
+
+        It is folded behind ``summary`` if there is one.
+        """
         rows = [[str(cell) for cell in row] for row in rows]
         words = [any(cell and not _is_number(cell) for cell in column) for column in zip(*rows, strict=True)]
         words = words or [True] * len(head)
@@ -81,17 +90,16 @@ class Page:
 
         marked = ' class="strong"'
         body = [f"<tr{marked if i == strong else ''}>{line('td', row)}</tr>" for i, row in enumerate(rows)]
-        self._parts.append(
+        table = (
             f'<div class="scroll"><table><thead><tr>{line("th", head)}</tr></thead>'
             f"<tbody>{''.join(body)}</tbody></table></div>"
         )
+        self._parts.append(table if summary is None else _folded(summary, table))
 
     def code(self, text: str, summary: str | None = None) -> None:
         """Preformatted text, folded behind ``summary`` if there is one."""
         block = f"<pre>{html.escape(text)}</pre>"
-        if summary is not None:
-            block = f"<details><summary>{html.escape(summary)}</summary>{block}</details>"
-        self._parts.append(block)
+        self._parts.append(block if summary is None else _folded(summary, block))
 
     def links(self, targets: Iterable[tuple[str, str]]) -> None:
         """(text, relative path) pairs in one line."""
@@ -125,6 +133,10 @@ class Page:
     def write(self, path: str | os.PathLike[str]) -> Path:
         """Write the page; StoreError where that is not possible."""
         return write_page(path, self.text())
+
+
+def _folded(summary: str, block: str) -> str:
+    return f"<details><summary>{html.escape(summary)}</summary>{block}</details>"
 
 
 def document(title: str, style: str, head: str, body: str) -> str:

@@ -6,28 +6,42 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from train.results.charge_units import ELECTRONS, electron_in
 from train.results.metrics.charge import N_RATIO_BINS, ratio_bins
 from train.results.tallies import EventKey, EventWeights, Floats, Tally
 from train.results.voxel_classes import Level
 
 # Bins of the true charge of a voxel, electrons: below the first edge, …, from the last one up.
 CHARGE_EDGES = np.array([1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5])
+DECADES = 10.0 ** np.arange(-6, 10)  # in units of which nobody knows how many electrons they are
 POPULATIONS = ("true", "true, with charge")  # all true and tiled voxels; those to which a charge was given
 OF_EVENTS = ("all", "true")  # Σ kept / Σ all true charge; Σ over true and tiled voxels of both
+
+
+def charge_edges(unit: str) -> Floats:
+    """(k,) edges of the bins of a voxel's true charge, in this unit."""
+    electron = electron_in(unit)
+    return np.asarray(DECADES if electron is None else CHARGE_EDGES * electron)
 
 
 class ChargeTally:
     """Sums of one charge over events; the parts of an event (its TPCs) must follow on each other.
 
+    Args:
+        levels: of the truth.
+        weights: shared by all tallies that are to be compared.
+        unit: of the true charge.
+
     Attributes:
+        edges: of the bins of the true charge.
         ratios: (level, population, bin of the true charge, bin of the ratio): voxels.
         events: (of events, bin of the ratio): events.
         totals: Σ kept charge, Σ |kept - true charge| over tiled voxels, Σ true charge of these, Σ all true charge.
     """
 
-    def __init__(self, levels: tuple[Level, ...], weights: EventWeights) -> None:
-        self.levels = levels
-        shape = (len(levels), len(POPULATIONS), len(CHARGE_EDGES) + 1, N_RATIO_BINS)
+    def __init__(self, levels: tuple[Level, ...], weights: EventWeights, unit: str = ELECTRONS) -> None:
+        self.levels, self.edges = levels, charge_edges(unit)
+        shape = (len(levels), len(POPULATIONS), len(self.edges) + 1, N_RATIO_BINS)
         self.ratios, self.events = Tally(shape, weights), Tally((len(OF_EVENTS), N_RATIO_BINS), weights)
         self.totals = Tally((4,), weights)
         self._event = np.zeros((len(OF_EVENTS), 2))  # estimate and reference
@@ -38,13 +52,13 @@ class ChargeTally:
         estimate: npt.NDArray[np.float64],
         held: npt.NDArray[np.float64],
         truth: npt.NDArray[np.float32],
-        reference: npt.NDArray[np.float32],
+        reference: npt.NDArray[np.float64],
         everything: float,
     ) -> None:
         """Take in an image.
 
         Args:
-            estimate: (n,) charge of each voxel, electrons.
+            estimate: (n,) charge of each voxel, in the truth's unit.
             held: (n,) the part of it that is kept; not taken for the ratios of true voxels.
             truth: (n,) by which a voxel is true; NaN where not known.
             reference: (n,) true charge that the estimate is compared with.
@@ -52,11 +66,10 @@ class ChargeTally:
         """
         known = np.isfinite(truth)
         some = known & (reference > 0)
-        estimate, reference = estimate.astype(np.float64), reference.astype(np.float64)
         ratios = ratio_bins(torch.from_numpy(estimate[some]), torch.from_numpy(reference[some])).numpy()
-        charges = np.searchsorted(CHARGE_EDGES, reference[some], side="right")
+        charges = np.searchsorted(self.edges, reference[some], side="right")
         cell = charges * N_RATIO_BINS + ratios
-        size = (len(CHARGE_EDGES) + 1) * N_RATIO_BINS
+        size = (len(self.edges) + 1) * N_RATIO_BINS
         found = np.zeros(self.ratios.shape)
         for number, level in enumerate(self.levels):
             true = truth[some] >= np.float32(level.least)

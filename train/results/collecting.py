@@ -2,8 +2,7 @@
 
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -12,184 +11,18 @@ import pandas as pd
 from larstore.errors import ConfigError
 from larstore.image import Image, Values
 from train.results.baselines import BASELINES, mean_of_planes
-from train.results.charge_tally import ChargeTally
+from train.results.charge_units import Units
+from train.results.coarse_strata import coarse_codes
 from train.results.curves import GHOST, TRUE, UNKNOWN, ScoreCounts
+from train.results.grain import Codes, Grain, Strata, held_name, methods_of
 from train.results.lit_charge import LitCharge
-from train.results.method_tally import MethodTally
 from train.results.prediction_kinds import SCORE_CUT, Kind
-from train.results.score_bins import AGREEMENT, CHARGE, CHARGE_FEW, ONE, SCORE, SCORE_FEW
-from train.results.score_tally import ScoreTally
-from train.results.tallies import EventKey, EventWeights, Tally
+from train.results.score_bins import TINY
+from train.results.tallies import EventKey, EventWeights
 from train.results.voxel_classes import Level, VoxelClasses
 from train.results.voxels import Voxels, voxels_of
 
-NETWORK = "network"  # what tables call the prediction, where there is one only
-MEAN_OF_PLANES = "mean_of_planes"
-BASELINE_BINS = {"no_cut": ONE, "plane_agreement": AGREEMENT, "smallest_charge": CHARGE}
 FULL = (1, 1, 1)
-
-
-class Strata(Protocol):
-    """Says in which strata voxels are: ``labels`` of each kind, and ``codes`` (n,) of an image, -1 for none."""
-
-    @property
-    def labels(self) -> Mapping[str, Sequence[str]]:
-        """Kind -> names of its strata."""
-
-    def codes(self, image: Image) -> Mapping[str, npt.NDArray[Any]]:
-        """Kind -> (n,) numbers of labels."""
-
-    def true_codes(self, image: Image) -> Mapping[str, npt.NDArray[Any]]:
-        """Kind -> (m,) numbers of labels, of all truth voxels, tiled or not."""
-
-
-@dataclass(frozen=True)
-class Method:
-    """A prediction or a baseline: what it is called in tables and on pages."""
-
-    name: str
-    label: str
-    definition: str
-    kind: Kind | None = None  # None: a baseline
-
-
-def methods_of(kinds: Sequence[Kind]) -> dict[str, Method]:
-    """By name: the predictions (one alone is called ``network``), then the baselines."""
-    found = {}
-    taken = {cut.name for cut in BASELINES} | {MEAN_OF_PLANES}
-    for kind in kinds:
-        name = NETWORK if len(kinds) == 1 else f"{kind.name} (prediction)" if kind.name in taken else kind.name
-        label = NETWORK if len(kinds) == 1 and not kind.is_charge else kind.name
-        found[name] = Method(name, label, kind.definition, kind)
-    return found | {cut.name: Method(cut.name, cut.label, cut.definition) for cut in BASELINES}
-
-
-class Grain:
-    """All sums at one voxel size; ``factors`` are the voxels in x, y, z that are taken as one."""
-
-    def __init__(
-        self,
-        factors: tuple[int, int, int],
-        methods: Mapping[str, Method],
-        classes: VoxelClasses,
-        weights: EventWeights,
-        strata: Strata | None,
-    ) -> None:
-        self.factors, self.classes, self._all = factors, classes, methods
-        self.methods: dict[str, MethodTally] = {}
-        self.charges: dict[str, ChargeTally] = {}
-        # All truth voxels of each stratum (the first is everything) and level: number and charge.
-        self._strata = {} if strata is None else strata.labels
-        self.truth = Tally((1 + sum(map(len, self._strata.values())), len(classes.levels), 2), weights)
-        for name, method in methods.items():
-            kind = method.kind
-            if kind is None:
-                unit = {"no_cut": _half, "plane_agreement": _from_zero}.get(name)
-                self.methods[name] = MethodTally(BASELINE_BINS[name], classes, weights, unit)
-                continue
-            few = CHARGE_FEW if kind.is_charge else SCORE_FEW
-            fine = None if strata is None else ScoreTally(few, classes.n, weights, strata.labels)
-            bins, unit = (CHARGE, None) if kind.is_charge else (SCORE, _itself)
-            self.methods[name] = MethodTally(bins, classes, weights, unit, fine)
-            if kind.is_charge:
-                self.charges[name] = ChargeTally(classes.levels, weights)
-        if self.charges:
-            self.charges[MEAN_OF_PLANES] = ChargeTally(classes.levels, weights)
-
-    def add(
-        self,
-        key: EventKey,
-        voxels: Voxels,
-        scores: Mapping[str, Values],
-        codes: Mapping[str, npt.NDArray[Any]] | None = None,
-        true_codes: Mapping[str, npt.NDArray[Any]] | None = None,
-    ) -> None:
-        """Take in an image; ``scores`` of each method, and the strata of its voxels and of its truth voxels."""
-        of_class = self.classes.of(voxels.coords, voxels.truth, voxels.truth_coords, voxels.truth_columns.get("truth"))
-        mean = mean_of_planes(voxels.charge, voxels.live)
-        for name, tally in self.methods.items():
-            tally.add(key, scores[name], of_class, voxels, mean, codes)
-        value = voxels.truth_columns.get("truth")
-        if value is not None:
-            self.truth.add(key, self._of_truth(value, true_codes or {}))
-        elif voxels.truth is not None:
-            # Joined TPCs of which some have truth: what was not tiled is not known, and NaN stays NaN in all sums.
-            self.truth.add(key, np.full(self.truth.shape, np.nan))
-        kinds = {name: self._all[name].kind for name in self.charges if name != MEAN_OF_PLANES}
-        for name, kind in kinds.items():
-            assert kind is not None
-            charge = voxels.predictions[kind.name] / kind.scale
-            held = voxels.predictions[_held(kind)] / kind.scale if kind.kept_by else charge
-            self._add_charge(name, key, voxels, charge, held, kind.reference)
-        if kinds:
-            reference = next(kind.reference for kind in kinds.values() if kind is not None)
-            self._add_charge(MEAN_OF_PLANES, key, voxels, mean, mean, reference)
-
-    def _of_truth(self, value: Values, codes: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float64]:
-        """(strata, levels, 2) number and charge of truth voxels."""
-        found = np.zeros(self.truth.shape)
-        for number, level in enumerate(self.classes.levels):
-            true = value >= np.float32(level.least)
-            charge = value[true].astype(np.float64)
-            found[0, number] = len(charge), charge.sum()
-            first = 1
-            for kind, labels in self._strata.items():
-                code, n = codes[kind][true].astype(np.int64), len(labels)
-                some = code >= 0
-                found[first : first + n, number, 0] = np.bincount(code[some], minlength=n)
-                found[first : first + n, number, 1] = np.bincount(code[some], charge[some], n)
-                first += n
-        return found
-
-    def _add_charge(
-        self,
-        name: str,
-        key: EventKey,
-        voxels: Voxels,
-        estimate: npt.NDArray[Any],
-        held: npt.NDArray[Any],
-        column: str,
-    ) -> None:
-        reference = voxels.reference(column)
-        if reference is None or voxels.truth is None:
-            return
-        whole = voxels.truth_columns.get(column)
-        everything = float("nan") if whole is None else float(whole.sum(dtype=np.float64))
-        known = np.nan_to_num(reference)
-        charges = estimate.astype(np.float64), held.astype(np.float64)
-        self.charges[name].add(key, *charges, voxels.truth, known, everything)
-
-    def end_event(self, key: EventKey) -> None:
-        """All images of the event have been taken in."""
-        for tally in self.methods.values():
-            tally.end_event(key)
-        for charges in self.charges.values():
-            charges.end_event(key)
-
-    def merge(self, other: Self) -> None:
-        """Add what another one took in of other events."""
-        self.truth.merge(other.truth)
-        for name, tally in self.methods.items():
-            tally.merge(other.methods[name])
-        for name, charges in self.charges.items():
-            charges.merge(other.charges[name])
-
-
-def _held(kind: Kind) -> str:
-    """Under which name the voxels have its charge where that is kept, else 0; it is summed in coarser voxels."""
-    return f"{kind.name}/held"
-
-
-def _itself(score: Values) -> Values:
-    return score
-
-
-def _half(score: Values) -> Values:
-    return np.full(len(score), 0.5, np.float32)
-
-
-def _from_zero(score: Values) -> Values:
-    return score + np.float32(1)
 
 
 class Collector:
@@ -202,6 +35,7 @@ class Collector:
         counts: distinct scores at the first level, exact (`train.results.curves.ScoreCounts`), by method.
         n_events, n_not_predicted, n_without_truth, n_truth_voxels: of what was taken in, or left out.
         n_untiled_unknown: images with truth of tiled voxels alone, as of joined TPCs of which one has none.
+        n_without_collected: images with truth that lack the column ``collected``, though charges are compared with it.
     """
 
     def __init__(
@@ -211,20 +45,24 @@ class Collector:
         weights: EventWeights,
         coarsen: Sequence[tuple[int, int, int]] = (),
         strata: Strata | None = None,
+        units: Units | None = None,
     ) -> None:
+        """``units``: of charges and truth, electrons by default."""
         self.kinds, self.levels, self.weights, self.strata = kinds, levels, weights, strata
+        self.units = units or Units()
         self.methods = methods_of(kinds)
         classes = VoxelClasses(levels)
-        self.grains = [Grain(FULL, self.methods, classes, weights, strata)]
-        self.grains += [Grain(factors, self.methods, classes, weights, None) for factors in coarsen]
+        self.grains = [
+            Grain(factors, self.methods, classes, weights, strata, self.units) for factors in (FULL, *coarsen)
+        ]
         self.counts = {name: ScoreCounts() for name in self.methods}
         self.lit = LitCharge(
             {name: tally.score.bins for name, tally in self.grains[0].methods.items() if name != "no_cut"}, weights
         )
         self.n_events = self.n_not_predicted = self.n_without_truth = self.n_truth_voxels = 0
-        self.n_untiled_unknown = 0
+        self.n_untiled_unknown = self.n_without_collected = 0
         self._names = dict.fromkeys([*(k.name for k in kinds), *(k.kept_by for k in kinds if k.kept_by)])
-        self._charges = {kind.name for kind in kinds if kind.is_charge} | {_held(k) for k in kinds if k.kept_by}
+        self._charges = {kind.name for kind in kinds if kind.is_charge} | {held_name(k) for k in kinds if k.kept_by}
         self._event: EventKey | None = None
         whole = ["file", "event", "tpc", "voxels", "true_tiled", "true_all"]
         whole += [f"kept_{name}" if len(kinds) > 1 else "kept" for name in self._predictions()]
@@ -237,7 +75,7 @@ class Collector:
     def cut(self, name: str) -> float:
         """The score from which a prediction keeps a voxel in counts: 0.5; the least charge for charges."""
         kind = self.methods[name].kind
-        return float(CHARGE.edges[0]) if kind is not None and kind.is_charge else SCORE_CUT
+        return TINY if kind is not None and kind.is_charge else SCORE_CUT
 
     def add(self, image: Image) -> None:
         """Take in one image; it is left out and counted if any of its predictions is missing."""
@@ -248,7 +86,7 @@ class Collector:
         for kind in self.kinds:
             if kind.kept_by:
                 kept = voxels.predictions[kind.kept_by] >= np.float32(SCORE_CUT)
-                voxels.predictions[_held(kind)] = np.where(kept, voxels.predictions[kind.name], np.float32(0))
+                voxels.predictions[held_name(kind)] = np.where(kept, voxels.predictions[kind.name], np.float32(0))
         key = (image.key[0], image.key[1])
         if key != self._event:
             self.finish()
@@ -265,7 +103,11 @@ class Collector:
                 grain.add(key, voxels, scores, codes, true_codes)
             else:
                 coarse = voxels.coarser(grain.factors, self._charges)
-                grain.add(key, coarse, self._scores(coarse))
+                of_strata: tuple[Codes | None, Codes | None] = (None, None)
+                if codes is not None and true_codes is not None:
+                    mean = mean_of_planes(voxels.charge, voxels.live)
+                    of_strata = coarse_codes(voxels, grain.factors, mean, codes, true_codes)
+                grain.add(key, coarse, self._scores(coarse), *of_strata)
 
     def finish(self) -> None:
         """Close the event at hand."""
@@ -292,7 +134,7 @@ class Collector:
         for name, column in self._columns.items():
             column.extend(other._columns[name])
         numbers = ("n_events", "n_not_predicted", "n_without_truth", "n_truth_voxels", "n_untiled_unknown")
-        for name in numbers:
+        for name in (*numbers, "n_without_collected"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def _scores(self, voxels: Voxels) -> dict[str, Values]:
@@ -315,6 +157,8 @@ class Collector:
         self.n_truth_voxels += all_true
         self.n_without_truth += int(voxels.truth is None)
         self.n_untiled_unknown += int(voxels.truth is not None and everything is None)
+        if any(kind.is_charge and kind.reference == "collected" for kind in self.kinds):
+            self.n_without_collected += int(voxels.truth is not None and "collected" not in voxels.truth_columns)
         row: dict[str, float] = dict(zip(("file", "event", "tpc"), image.key, strict=True))
         row |= {"voxels": len(voxels), "true_tiled": int((kind == TRUE).sum()), "true_all": all_true}
         for name in self._predictions():

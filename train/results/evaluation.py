@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import larstore
 from larstore.errors import ConfigError, StoreError
-from train.results.collecting import Collector, Strata
+from train.results.charge_units import units_of
+from train.results.collecting import Collector
+from train.results.grain import Strata
 from train.results.merits import (
     charge_table,
     difference_table,
@@ -51,7 +53,7 @@ def evaluate(
     """Write summary.json, tables, figures and evaluate.html into ``out_dir``; returns the summary.
 
     What is computed, and how the intervals are made, is in docs/evaluating.md. A voxel is true where truth >
-    ``truth_threshold`` (the store's units), and at a second level from 5,000 electrons up. Images without a complete
+    ``truth_threshold`` (the truth's unit), and at a second level from 5,000 electrons up. Images without a complete
     prediction are counted and left out; those without truth count for voxels, kept and the histogram only.
 
     Args:
@@ -61,7 +63,7 @@ def evaluate(
         bootstrap: replicas for the intervals; 0 for none.
         seed: of the replicas.
         strata: a kind or kinds of `train.results.strata` (or an object like it): parts of the voxels that get the same
-            figures.
+            figures, at full and at coarser voxels.
         origins: sample or PDG code -> "beam" or "cosmic", for the kind ``origin`` among ``strata``.
         figures: also draw PNG and SVG files.
         max_voxels: voxels read at a time; a larger image is read alone.
@@ -72,14 +74,15 @@ def evaluate(
         ConfigError: settings that make no sense.
     """
     if not 0 <= truth_threshold < math.inf:
-        raise ConfigError(f"truth_threshold = {truth_threshold:g}. Fix: a number from 0 up, in the store's units")
+        raise ConfigError(f"truth_threshold = {truth_threshold:g}. Fix: a number from 0 up, in the truth's unit")
     strata = [strata] if isinstance(strata, str) else strata
     store = larstore.open(store_path)
     kinds = prediction_kinds(store, [prediction] if isinstance(prediction, str) else list(prediction))
     grains = [check_factors(factors) for factors in dict.fromkeys(map(tuple, coarsen))]
     parts = KnownStrata(store, strata, truth_threshold, origins) if isinstance(strata, Sequence) else strata
-    levels = truth_levels(store.attributes["units"], truth_threshold)
-    empty = partial(Collector, kinds, levels, EventWeights(bootstrap, seed), grains, parts)
+    units = units_of(store)
+    levels = truth_levels(units.truth, truth_threshold)
+    empty = partial(Collector, kinds, levels, EventWeights(bootstrap, seed), grains, parts, units)
     selection = store.select(files=files, tpcs=tpcs)
     if not len(selection):
         raise StoreError(
@@ -103,7 +106,8 @@ def evaluate(
         "store": str(store.path),
         "sample": ", ".join(sorted({str(name) for name in store.inputs["sample"]} - {""})),
         "detector": store.attributes["detector"],
-        "units": store.attributes["units"],
+        "units": units.charge,
+        "truth_units": units.truth,
         "downsample": list(store.attributes["downsample"]),
         "prediction": kinds[0].name,
         "checkpoint_sha256": store.predictions[kinds[0].name]["checkpoint_sha256"],

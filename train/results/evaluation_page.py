@@ -51,8 +51,8 @@ def evaluation_page(summary: dict[str, Any], tables: dict[str, pd.DataFrame]) ->
     for each in summary["methods"].values():
         page.paragraph(f"{each['label']}: {each['definition']}.")
     page.paragraph(
-        f"A voxel is true where truth > {summary['truth_threshold']:g} {summary['units']}, else a ghost; voxel size "
-        f"{' × '.join(map(str, summary['downsample']))} (ticks × pixels × pixels). Purity = true and kept / kept. "
+        f"A voxel is true where truth > {summary['truth_threshold']:g} {summary['truth_units']}, else a ghost; voxel "
+        f"size {' × '.join(map(str, summary['downsample']))} (ticks × pixels × pixels). Purity = true and kept / kept. "
         "Efficiency = true and kept / true and tiled; efficiency (all) = true and kept / all true voxels. "
         "Average precision = Σ (efficiency − efficiency before) × purity over all thresholds, without interpolation."
     )
@@ -71,6 +71,11 @@ def _images_sentence(summary: dict[str, Any]) -> str:
         parts.append(
             f"Of {summary['images_untiled_unknown']:,} images only the truth of tiled voxels is known (joined TPCs, "
             "some without truth), so nothing is said of all true voxels."
+        )
+    if summary["images_without_collected"]:
+        parts.append(
+            f"{summary['images_without_collected']:,} images with truth do not tell the electrons that reach the wires "
+            "(collected): they are in no figure of a charge that is compared with these."
         )
     if summary["scores_rounded"]:
         parts.append("To bound memory, scores that differ in their last bits only were taken as equal.")

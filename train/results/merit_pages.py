@@ -1,6 +1,5 @@
 """Sections of an evaluation's page that show figures with their intervals: levels, halo, voxel sizes, differences."""
 
-from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -9,8 +8,10 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from larstore.report import Page
+from train.results.charge_units import ELECTRONS, FIVE_KE, MEV_OF_FIVE_KE, Units
 from train.results.merits import KEYS
 from train.results.pages import colour, ends, layout, number
+from train.results.stratum_pages import add_stratum
 
 FULL = "1,1,1"  # voxels of the store
 HALO_LABELS = {"ghosts": "a ghost", "left out": "left out"}
@@ -86,11 +87,9 @@ def add_merits(page: Page, summary: dict[str, Any], tables: dict[str, pd.DataFra
             "Fraction of true voxels against the mean score, in 20 bins of the score; on the line it is calibrated.",
         )
     if summary["charges"]:
-        _add_charges(page, summary, tables["charges"])
+        _add_charges(page, summary, tables["charges"], rows)
     for kind, labels in strata.items():
-        page.heading(f"By {kind.replace('_', ' ')}")
-        page.paragraph(summary["strata"].get(kind, ""), note=True)
-        _add_strata(page, summary, rows, kind, list(labels))
+        add_stratum(page, summary, rows, (kind, list(labels)), _cells)
 
 
 def _cells(row: Row | None) -> list[str]:
@@ -182,21 +181,22 @@ def _add_levels(page: Page, summary: dict[str, Any], found: dict[tuple[str, ...]
     )
 
 
-def _add_charges(page: Page, summary: dict[str, Any], charges: pd.DataFrame) -> None:
+def _add_charges(page: Page, summary: dict[str, Any], charges: pd.DataFrame, found: dict[tuple[str, ...], Row]) -> None:
     page.heading("Charge")
     names = list(summary["charges"])
-    rows = []
-    for key, words in CHARGE_ROWS.items():
-        found = [summary["charges"][name] for name in names]
-        if any(key in each for each in found):
-            values = ["–" if key not in each else number(each[key]) for each in found]
-            intervals = [ends(each.get(f"{key}_interval")) for each in found]
-            rows.append([words, *chain.from_iterable(zip(values, intervals, strict=True))])
     head = ["", *(text for name in names for text in (summary["charges"][name]["label"], "95 %"))]
-    page.table(head, rows)
+    for size in summary["voxel_sizes"]:
+        rows = []
+        for key, words in CHARGE_ROWS.items():
+            at = (size, "", "all", summary["levels"][0]["name"], "")
+            each = [found.get((*at, name, "", key)) for name in names]
+            if any(row is not None for row in each):
+                rows.append([words, *chain.from_iterable(_cells(row) for row in each)])
+        page.table(head, rows, summary=None if size == FULL else f"{size.replace(',', ' × ')} voxels taken as one")
     page.paragraph(
         "Bias: median of charge / true charge − 1. Half width: half the central 68 % of the ratio. What a charge is "
-        "compared with is said under Definitions; the mean of the planes is that of the live planes' charges.",
+        "compared with is said under Definitions; the mean of the planes is that of the live planes' charges."
+        + _units_sentence(summary),
         note=True,
     )
     for figure, words in (("bias", "Bias"), ("half_width", "68 % half width")):
@@ -207,20 +207,17 @@ def _add_charges(page: Page, summary: dict[str, Any], charges: pd.DataFrame) -> 
         )
 
 
-def _add_strata(
-    page: Page, summary: dict[str, Any], found: dict[tuple[str, ...], Row], kind: str, labels: Sequence[str]
-) -> None:
-    level, names = summary["levels"][0]["name"], _labels(summary)
-    rows = []
-    for label in labels:
-        for name in summary["predictions"]:
-            at = (FULL, kind, label, level, "ghosts", name)
-            cells = _cells(found.get((*at, "", "average_precision")))
-            for metric in ("purity", "efficiency", "efficiency_all"):
-                cells += _cells(found.get((*at, "best", metric)))
-            rows.append([label, names[name], *cells])
-    head = ["", "", "AP", "95 %", "purity", "95 %", "efficiency", "95 %", "efficiency (all)", "95 %"]
-    page.table(head, rows)
+def _units_sentence(summary: dict[str, Any]) -> str:
+    """Where charges and truth have units of their own: how they are compared."""
+    charge, truth = summary["units"], summary["truth_units"]
+    if charge == truth:
+        return ""
+    if Units(charge, truth).to_truth is None:
+        return f" The planes' charges are in {charge}, the truth is in {truth}: they are not compared."
+    return (
+        f" The truth is in {truth}: what is in {charge} (the planes' charges, those of a solver) is compared with it "
+        f"at {MEV_OF_FIVE_KE} MeV for {FIVE_KE:,.0f} electrons."
+    )
 
 
 def mean_curve_figure(summary: dict[str, Any], curves: pd.DataFrame) -> go.Figure:
@@ -299,7 +296,10 @@ def charge_figure(summary: dict[str, Any], charges: pd.DataFrame, what: str) -> 
             "arrayminus": (rows[what] - rows[f"{what}_low"]).fillna(0),
         }
         figure.add_scatter(
-            x=[range_words(low, high) for low, high in zip(rows["from"], rows["to"], strict=True)],
+            x=[
+                range_words(low, high, summary["truth_units"])
+                for low, high in zip(rows["from"], rows["to"], strict=True)
+            ],
             y=rows[what],
             error_y=bars,
             text=rows["n"],
@@ -308,12 +308,13 @@ def charge_figure(summary: dict[str, Any], charges: pd.DataFrame, what: str) -> 
             line={"color": colour(summary, str(name)), "width": 2},
             hovertemplate="%{x}<br>%{y:.3f}<br>%{text:,} voxels<extra>" + label + "</extra>",
         )
-    figure.update_layout(**layout(f"true charge of the voxel ({summary['units']})", what.replace("_", " "), 360))
+    figure.update_layout(**layout(f"true charge of the voxel ({summary['truth_units']})", what.replace("_", " "), 360))
     return figure
 
 
-def range_words(low: float, high: float) -> str:
-    """A bin of charge in words."""
+def range_words(low: float, high: float, unit: str) -> str:
+    """A bin of charge in words: thousands of electrons, or plain numbers of another unit."""
+    thousand, end = (1000, " k") if unit == ELECTRONS else (1, "")
     if not np.isfinite(high):
-        return f"≥ {low / 1000:g} k"
-    return f"{low / 1000:g} … {high / 1000:g} k"
+        return f"≥ {low / thousand:g}{end}"
+    return f"{low / thousand:g} … {high / thousand:g}{end}"

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from train.results.charge_tally import CHARGE_EDGES, OF_EVENTS, POPULATIONS, ChargeTally
-from train.results.collecting import MEAN_OF_PLANES, Collector, Grain
+from train.results.charge_tally import OF_EVENTS, POPULATIONS, ChargeTally
+from train.results.collecting import Collector
+from train.results.grain import MEAN_OF_PLANES, Grain
 from train.results.method_tally import HALO, MethodTally, true_and_ghosts
 from train.results.metrics import calibration, charge, curves_of_bins
 from train.results.prediction_kinds import SCORE_CUT
@@ -17,6 +18,7 @@ from train.results.score_bins import SCORE, Bins
 from train.results.score_tally import CHARGE, COUNT, TRUTH, ScoreTally
 from train.results.score_tally import SCORE as SCORE_SUM
 from train.results.sp_area import THRESHOLDS, areas
+from train.results.stratum_charges import StratumCharges
 from train.results.tallies import Floats, interval
 
 KEYS = ("voxels", "stratum_kind", "stratum", "level", "halo", "method", "cut", "metric")
@@ -41,6 +43,9 @@ def merits_of(collected: Collector) -> Merits:
         for name, charges in grain.charges.items():
             for (level, metric), values in _of_charge(charges):
                 found[size, "", "all", level, "", name, "", metric] = values
+        for name, of_strata in grain.stratum_charges.items():
+            for stratum, (level, metric), values in _of_stratum_charges(of_strata):
+                found[size, *stratum, level, "", name, "", metric] = values
     _make_exact(found, collected)
     return found
 
@@ -149,9 +154,29 @@ def _of_charge(tally: ChargeTally) -> Iterator[tuple[tuple[str, str], Floats]]:
     yield (tally.levels[0].name, "charge_off"), _ratio(off, tiled)
 
 
-def _spread(level: str, of: str, counts: torch.Tensor) -> Iterator[tuple[tuple[str, str], Floats]]:
+def _of_stratum_charges(
+    tally: StratumCharges,
+) -> Iterator[tuple[tuple[str, str], tuple[str, str], Floats]]:
+    ratios, totals = tally.sums
+    for index, stratum in enumerate(tally.labels):
+        for number, level in enumerate(tally.levels):
+            counts = torch.from_numpy(ratios[:, index, number].copy())
+            if not counts[0].any():
+                continue
+            for population in POPULATIONS:
+                for key, values in _spread(level.name, f"voxel, {population}", counts, charge.FEW_EDGES):
+                    yield stratum, key, values
+                counts[:, 0] = 0.0  # those without charge
+        held, off, tiled, everything = totals[:, index].T
+        yield stratum, (tally.levels[0].name, "charge_total"), _ratio(held, everything)
+        yield stratum, (tally.levels[0].name, "charge_off"), _ratio(off, tiled)
+
+
+def _spread(
+    level: str, of: str, counts: torch.Tensor, edges: torch.Tensor = charge.RATIO_EDGES
+) -> Iterator[tuple[tuple[str, str], Floats]]:
     for name, figure in (("bias", charge.bias), ("half_width", charge.half_width), ("resolution", charge.resolution)):
-        yield (level, f"charge_{name} ({of})"), figure(counts).numpy()
+        yield (level, f"charge_{name} ({of})"), figure(counts, edges).numpy()
 
 
 def merit_table(merits: Merits) -> pd.DataFrame:
@@ -186,8 +211,8 @@ def charge_table(collected: Collector) -> pd.DataFrame:
     """Bias, half width and resolution of charges by bin of the true charge, at full voxels."""
     grain = collected.grains[0]
     rows: list[list[Any]] = []
-    edges = [0.0, *CHARGE_EDGES.tolist(), np.inf]
     for name, tally in grain.charges.items():
+        edges = [0.0, *tally.edges.tolist(), np.inf]
         counts = torch.from_numpy(tally.ratios.sums)
         for number, level in enumerate(grain.classes.levels):
             for population, of in enumerate(POPULATIONS):

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from train.results.event_precision import EventScores
 from train.results.metrics.curves_of_bins import mixed_average_precision
 from train.results.score_bins import Bins
 from train.results.score_tally import COUNT, ScoreTally
@@ -47,7 +48,8 @@ class MethodTally:
 
     Attributes:
         score: `ScoreTally` of all voxels.
-        events: per event and (level, halo): its average precision, and 1; 0 and 0 without true voxels.
+        events: per event and (level, halo): its average precision, and 1; 0 and 0 without true voxels. Exact of events
+            of up to `train.results.event_precision.MOST_VOXELS` voxels, of larger ones from the bins.
         areas: per image with truth: efficiency and purity at the thresholds of `train.results.sp_area`, and 1.
         strata: `ScoreTally` of the strata, in fewer bins; None without.
     """
@@ -65,6 +67,7 @@ class MethodTally:
         self.events = Tally((len(classes.levels), len(HALO), 2), weights)
         self.areas = Tally((2 * len(THRESHOLDS) + 1,), weights)
         self._event: Floats | None = None
+        self._scores = EventScores()
         self._tied = torch.from_numpy(bins.tied)
         # Classes of true voxels and of ghosts, for each (level, halo).
         chosen = [[_chosen(classes, level, halo) for halo in range(len(HALO))] for level in range(len(classes.levels))]
@@ -82,6 +85,7 @@ class MethodTally:
         """Take in an image: score, class and mean plane charge (n,) of its voxels, and codes of strata."""
         cells = self.score.cells(score, kind, voxels.truth, charge)
         self._event = cells if self._event is None else self._event + cells
+        self._scores.add(score, kind)
         if self.unit is not None and voxels.truth is not None:
             curves = event_curve(self.unit(score), voxels.truth, self.classes.levels[-1].least)
             self.areas.add(key, np.concatenate([*curves, [1.0]]))
@@ -92,8 +96,10 @@ class MethodTally:
         """All images of the event ``key`` have been taken in."""
         if self._event is None:
             return
-        true, ghost = torch.from_numpy(self._chosen @ self._event[0, ..., COUNT])
-        precision = mixed_average_precision(true, ghost, self._tied).numpy()
+        precision = self._scores.take(self._chosen)
+        if precision is None:
+            true, ghost = torch.from_numpy(self._chosen @ self._event[0, ..., COUNT])
+            precision = mixed_average_precision(true, ghost, self._tied).numpy()
         some = np.isfinite(precision)
         self.score.add(key, self._event)
         self.events.add(key, np.stack([np.where(some, precision, 0.0), some], axis=-1))

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from train.results.charge_units import electron_in
+
 Floats = npt.NDArray[np.float64]
 
 
@@ -65,12 +67,25 @@ SCORE = _bins(
     0.0,
     1.0,
 )
+TINY = float(np.finfo(np.float32).tiny)
 # Charges: 60 a decade from 10 to 10^6 electrons; voxels without charge are in the first bin alone.
-CHARGE = _bins("charge", [float(np.finfo(np.float32).tiny), *_decades(10.0, 1e6, 60)], 0.0)
+CHARGE = _bins("charge", [TINY, *_decades(10.0, 1e6, 60)], 0.0)
 # Minus a spread: -1 … 0 in steps of 0.005, and 0 alone.
 AGREEMENT = _bins("agreement", [-1 + 0.005 * k for k in range(1, 200)] + [0.0], -1.0, 0.0)
 ONE = Bins("one", np.zeros(0, np.float32), (0.0,))  # a constant
 # For strata, of which there are many: 0.05 … 0.95, a few towards 0 and 1; 8 a decade of charge.
 _FEW_TAIL = [1e-4, 1e-3, 0.01, 0.02]
 SCORE_FEW = _bins("score, few", [*_FEW_TAIL, *(round(0.05 * k, 2) for k in range(1, 20)), *(1 - x for x in _FEW_TAIL)])
-CHARGE_FEW = _bins("charge, few", [float(CHARGE.edges[0]), *_decades(100.0, 1e5, 8)], 0.0)
+CHARGE_FEW = _bins("charge, few", [TINY, *_decades(100.0, 1e5, 8)], 0.0)
+
+
+def charge_bins(unit: str) -> tuple[Bins, Bins]:
+    """``CHARGE`` and ``CHARGE_FEW`` in a unit; 20 and 2 a decade from 10^-6 to 10^9 where electrons are not told."""
+    electron = electron_in(unit)
+    if electron == 1:
+        return CHARGE, CHARGE_FEW
+    found = []
+    for bins, a_decade in ((CHARGE, 20), (CHARGE_FEW, 2)):
+        edges = _decades(1e-6, 1e9, a_decade) if electron is None else (bins.edges[1:] * np.float64(electron)).tolist()
+        found.append(_bins(f"{bins.name}, {unit}", [TINY, *edges], 0.0))
+    return found[0], found[1]

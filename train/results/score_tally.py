@@ -10,9 +10,8 @@ from larstore.errors import ConfigError
 from train.results.score_bins import Bins
 from train.results.tallies import EventKey, EventWeights, Floats, Tally
 
-# What is added up in each cell: voxels, their scores, their true charge and the mean charge of their planes.
-COUNT, SCORE, TRUTH, CHARGE = range(4)
-N_QUANTITIES = 4
+# What is added up in each cell: voxels, their true charge, the mean charge of their planes, and their scores.
+COUNT, TRUTH, CHARGE, SCORE = range(4)
 
 
 class ScoreTally:
@@ -22,19 +21,25 @@ class ScoreTally:
     is in at most one of each kind.
 
     Args:
-        bins: of the score. Memory is 8 · (1 + B) · strata · classes · bins · 4 bytes.
+        bins: of the score. Memory is 8 · (1 + B) · strata · classes · bins · quantities bytes.
         n_classes: of voxels, see `train.results.voxel_classes.VoxelClasses`.
         weights: shared by all tallies that are to be compared.
         strata: kind -> labels.
+        with_scores: also add up the scores, for the calibration.
     """
 
     def __init__(
-        self, bins: Bins, n_classes: int, weights: EventWeights, strata: Mapping[str, Sequence[str]] | None = None
+        self,
+        bins: Bins,
+        n_classes: int,
+        weights: EventWeights,
+        strata: Mapping[str, Sequence[str]] | None = None,
+        with_scores: bool = True,
     ) -> None:
         self.bins, self.n_classes = bins, n_classes
         self.strata = {kind: list(labels) for kind, labels in (strata or {}).items()}
         self.labels = [("", "all"), *((kind, label) for kind, labels in self.strata.items() for label in labels)]
-        self.tally = Tally((len(self.labels), n_classes, bins.n, N_QUANTITIES), weights)
+        self.tally = Tally((len(self.labels), n_classes, bins.n, 4 if with_scores else 3), weights)
 
     def cells(
         self,
@@ -62,8 +67,10 @@ class ScoreTally:
             )
         cell = kind * self.bins.n + self.bins.index(score)
         known = np.zeros(len(score)) if truth is None else np.nan_to_num(truth.astype(np.float64))
-        weights = (None, score.astype(np.float64), known, np.maximum(charge.astype(np.float64), 0.0))
-        found = np.empty((len(self.labels), self.n_classes * self.bins.n, N_QUANTITIES))
+        n_quantities = self.tally.shape[-1]
+        all_weights = (None, known, np.maximum(charge.astype(np.float64), 0.0), score.astype(np.float64))
+        weights = all_weights[:n_quantities]
+        found = np.empty((len(self.labels), self.n_classes * self.bins.n, n_quantities))
         size = found.shape[1]
         for quantity, weight in enumerate(weights):
             found[0, :, quantity] = np.bincount(cell, weight, size)

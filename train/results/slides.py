@@ -129,14 +129,15 @@ def _reliability(summary: dict[str, Any], reliability: pd.DataFrame) -> Figure:
 
 
 def _charge(summary: dict[str, Any], charges: pd.DataFrame, what: str) -> Figure:
-    figure, axes = _empty(f"true charge of the voxel ({summary['units']})", what.replace("_", " "))
+    figure, axes = _empty(f"true charge of the voxel ({summary['truth_units']})", what.replace("_", " "))
     level = summary["levels"][-1]["name"]
     shown = charges[(charges["level"] == level) & (charges["voxels"] == "true, with charge")]
     places = sorted(set(zip(shown["from"], shown["to"], strict=True)))
     for name, rows in shown.groupby("method", sort=False):
         x = [places.index(place) for place in zip(rows["from"], rows["to"], strict=True)]
         _bars(axes, x, rows, what, (f"{what}_low", f"{what}_high"), summary, str(name))
-    axes.set_xticks(range(len(places)), [range_words(*place) for place in places], rotation=30, ha="right", fontsize=9)
+    words = [range_words(*place, summary["truth_units"]) for place in places]
+    axes.set_xticks(range(len(places)), words, rotation=30, ha="right", fontsize=9)
     figure.subplots_adjust(bottom=0.22)
     if places:
         axes.legend(frameon=False)

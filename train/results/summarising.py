@@ -6,14 +6,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from train.results.collecting import MEAN_OF_PLANES, Collector
+from train.results.charge_units import electron_in
+from train.results.collecting import Collector
 from train.results.curves import GHOST, TRUE, UNKNOWN, Curve, ScoreCounts
+from train.results.grain import MEAN_OF_PLANES
 from train.results.merits import BEST, Merits, of_headline
 from train.results.tallies import interval
 
 N_BINS = 50  # of the score histogram
 SCORE_CUTS = tuple(round(0.1 * i, 1) for i in range(1, 10))  # thresholds of the table of kept voxels
 CHARGE_CUTS = (1.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0)  # electrons
+CHARGE_DECADES = tuple(10.0**k for k in range(-3, 5))  # of another unit
 # Of the figures with an interval, those of a method in the summary: name there -> cut, metric.
 HEADLINE = {
     "average_precision": ("", "average_precision"),
@@ -39,6 +42,7 @@ def summary_of(collected: Collector, merits: Merits, n_selected: int) -> dict[st
         "images_not_predicted": collected.n_not_predicted,
         "images_without_truth": collected.n_without_truth,
         "images_untiled_unknown": collected.n_untiled_unknown,
+        "images_without_collected": collected.n_without_collected,
         "events": collected.n_events,
         "has_truth": n["true"] + n["ghost"] > 0,
         "voxels": sum(n.values()),
@@ -111,24 +115,37 @@ def _method(
 
 
 def _charges(collected: Collector, merits: Merits) -> dict[str, Any]:
-    """Of each charge: label, and its figures at full voxels and the first level, with intervals."""
+    """Of each charge: label, what it is compared with, figures at full voxels and the first level, with intervals.
+
+    ``strata``: kind -> label -> the same figures of that stratum.
+    """
     found: dict[str, Any] = {}
+    compared = {name: method.kind.reference for name, method in collected.methods.items() if method.kind is not None}
+    first = next((kind.reference for kind in collected.kinds if kind.is_charge), "truth")
     for name in collected.grains[0].charges:
         label = "mean of the planes" if name == MEAN_OF_PLANES else collected.methods[name].label
-        found[name] = {"label": label}
-        for key, figure in merits.items():
-            size, _, stratum, level, halo, method, _, metric = key
-            at_full = size == "1,1,1" and stratum == "all" and level == collected.levels[0].name
-            if at_full and halo == "" and method == name and np.isfinite(figure[0]):
-                found[name][metric] = float(figure[0])
-                if np.isfinite(interval(figure)).all():
-                    found[name][f"{metric}_interval"] = list(interval(figure))
+        found[name] = {"label": label, "reference": compared.get(name, first)}
+    for key, figure in merits.items():
+        size, kind, stratum, level, halo, method, _, metric = key
+        at_full = size == "1,1,1" and level == collected.levels[0].name
+        if not at_full or halo != "" or method not in found or not np.isfinite(figure[0]):
+            continue
+        of = found[method]
+        if kind:
+            of = of.setdefault("strata", {}).setdefault(kind, {}).setdefault(stratum, {})
+        of[metric] = float(figure[0])
+        ends = interval(figure)
+        if np.isfinite(ends).all():
+            of[f"{metric}_interval"] = list(ends)
     return found
 
 
 def _cuts(collected: Collector, name: str) -> tuple[float, ...]:
     kind = collected.methods[name].kind
-    return CHARGE_CUTS if kind is not None and kind.is_charge else SCORE_CUTS
+    if kind is None or not kind.is_charge:
+        return SCORE_CUTS
+    electron = electron_in(collected.units.truth)
+    return CHARGE_DECADES if electron is None else tuple(float(f"{cut * electron:g}") for cut in CHARGE_CUTS)
 
 
 def _kept(collected: Collector, threshold: float) -> dict[str, Any]:

@@ -29,6 +29,7 @@ LEVEL = 0.95  # of the intervals
 SAME = 1e-12  # relative: rounding
 BATCH_CELLS = 1 << 21  # events wait in at most so many numbers, then one matrix product takes them in
 BATCH_EVENTS = 64
+PRODUCT_CELLS = 1 << 14  # taken in at a time
 REMEMBERED = 1024  # events whose weights are kept, as several tallies ask for them one after the other
 
 # P(K <= k) for K ~ Poisson(1); beyond 20 it is 1 to the last bit.
@@ -104,7 +105,10 @@ class Tally:
 
     def _take_in(self) -> None:
         if self._keys:
-            self._sums += self.weights(self._keys) @ self._waiting[: len(self._keys)]
+            weights, waiting = self.weights(self._keys), self._waiting[: len(self._keys)]
+            for first in range(0, waiting.shape[1], PRODUCT_CELLS):  # or the product is as large as the sums
+                part = slice(first, first + PRODUCT_CELLS)
+                self._sums[:, part] += weights @ waiting[:, part]
             self._keys = []
 
     @property

@@ -6,16 +6,15 @@ import numpy as np
 import numpy.typing as npt
 
 from larstore.image import Coords, Values
+from train.results.charge_units import FIVE_KE, electron_in
 
-FIVE_KE = 5000.0  # electrons
-MEV_OF_FIVE_KE = 0.17  # after recombination at 2.1 MeV/cm
 TINY = float(np.finfo(np.float32).tiny)
 SHIFT = 17  # bits of a coordinate, with room for one voxel beyond both ends
 
 
 @dataclass(frozen=True)
 class Level:
-    """A voxel is true at this level where its truth is at least ``least`` (float32, the store's units)."""
+    """A voxel is true at this level where its truth is at least ``least`` (float32, the truth's unit)."""
 
     name: str
     label: str
@@ -25,29 +24,30 @@ class Level:
 def truth_levels(units: str, threshold: float = 0.0) -> tuple[Level, ...]:
     """The levels of an evaluation, ascending: truth > ``threshold``, and from 5,000 electrons (0.17 MeV) up.
 
-    The second is left out where the store's units are neither electrons nor MeV, or the threshold lies above it.
+    The second is left out where the truth's ``units`` are neither electrons nor MeV, or the threshold lies above it.
     """
     # The comparison is >: from the next number on; after 0 a normal one, as processors may take others for 0.
     after = float(np.nextafter(np.float32(threshold), np.float32(np.inf))) if threshold else TINY
     first = Level("all", f"truth > {threshold:g}", after)
-    second = {
-        "electrons": Level("5ke", "truth ≥ 5 ke", FIVE_KE),
-        "MeV": Level("5ke", f"truth ≥ {MEV_OF_FIVE_KE} MeV", float(np.float32(MEV_OF_FIVE_KE))),
-    }.get(units)
-    return (first,) if second is None or second.least <= first.least else (first, second)
+    electron = electron_in(units)
+    if electron is None:
+        return (first,)
+    least = float(np.float32(FIVE_KE * electron))
+    second = Level("5ke", "truth ≥ 5 ke" if electron == 1 else f"truth ≥ {FIVE_KE * electron:g} {units}", least)
+    return (first,) if second.least <= first.least else (first, second)
 
 
 class VoxelClasses:
     """Numbers the classes of voxels for some levels, so that one count per class serves all levels.
 
     With L levels a voxel that is true at the first l of them, and has a true voxel of the first t levels among itself
-    and its 26 neighbours (t >= l), is of class l · (L + 1) + t; the last class is of voxels without known truth. At
+    and its 26 neighbours (t >= l), is of class t · (t + 1) / 2 + l; the last class is of voxels without known truth. At
     level i it is true where l >= i, else halo where t >= i, else a ghost that touches nothing.
     """
 
     def __init__(self, levels: tuple[Level, ...]) -> None:
         self.levels = levels
-        self.n = (len(levels) + 1) ** 2 + 1
+        self.n = (len(levels) + 1) * (len(levels) + 2) // 2 + 1
         self.unknown = self.n - 1
 
     def of(
@@ -70,7 +70,7 @@ class VoxelClasses:
             is_true = truth >= np.float32(level.least)
             near = touches(coords, truth_coords[truth_value >= np.float32(level.least)])
             true[is_true], touching[is_true | near] = number, number
-        found = true * (len(self.levels) + 1) + touching
+        found = touching * (touching + 1) // 2 + true
         found[np.isnan(truth)] = self.unknown
         return found
 
@@ -89,8 +89,8 @@ class VoxelClasses:
         return np.append((true <= level) & (touching <= level), False)
 
     def _parts(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        true, touching = np.divmod(np.arange(self.n - 1), len(self.levels) + 1)
-        return true, touching
+        touching = np.repeat(np.arange(len(self.levels) + 1), np.arange(1, len(self.levels) + 2))
+        return np.arange(self.n - 1) - touching * (touching + 1) // 2, touching
 
 
 def touches(coords: Coords, others: Coords) -> npt.NDArray[np.bool_]:

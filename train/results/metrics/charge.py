@@ -6,7 +6,8 @@
   not above 0.
 
 Quantiles are interpolated within bins of 0.005 from 0 to 3 and 20 a decade from there to 100; a quantile below 0 or
-above 100 is given as 0 or 100.
+above 100 is given as 0 or 100. Where there are many histograms (strata), the bins are ``FEW_EDGES``: 0.01 from 0.5 to
+1.5, 0.02 below, 0.05 up to 3 and 10 a decade from there; ratios that are not above 0 are in the first of them alone.
 """
 
 import torch
@@ -19,41 +20,45 @@ _LINEAR = [0.005 * k for k in range(600)]
 _DECADES = [3.0 * 10 ** (k / 20) for k in range(31)]
 RATIO_EDGES = torch.tensor([*_LINEAR, *_DECADES, 100.0], dtype=torch.float64)
 N_RATIO_BINS = len(RATIO_EDGES) + 1
+_FEW = [*(0.02 * k for k in range(1, 25)), *(0.5 + 0.01 * k for k in range(100)), *(1.5 + 0.05 * k for k in range(30))]
+_FEW_DECADES = [3.0 * 10 ** (k / 10) for k in range(16)]
+FEW_EDGES = torch.tensor([torch.finfo(torch.float64).tiny, *_FEW, *_FEW_DECADES, 100.0], dtype=torch.float64)
+N_FEW_BINS = len(FEW_EDGES) + 1
 LOW, MIDDLE, HIGH = 0.16, 0.5, 0.84
 
 
-def ratio_bins(estimate: Tensor, reference: Tensor) -> Tensor:
+def ratio_bins(estimate: Tensor, reference: Tensor, edges: Tensor = RATIO_EDGES) -> Tensor:
     """(n,) int64: the bin of estimate / reference; both (n,), the reference above 0."""
     found = (estimate.double() / reference.double()).contiguous()
-    return torch.searchsorted(RATIO_EDGES.to(found.device), found, right=True)
+    return torch.searchsorted(edges.to(found.device), found, right=True)
 
 
-def quantile(counts: Tensor, q: float) -> Tensor:
+def quantile(counts: Tensor, q: float, edges: Tensor = RATIO_EDGES) -> Tensor:
     """(...) quantile of the ratio from a histogram (..., bins); NaN where it is empty."""
     total = counts.sum(-1, keepdim=True)
     below = counts.cumsum(-1)
     at = (below < q * total).sum(-1, keepdim=True).clamp(max=counts.shape[-1] - 1)
     inside = counts.gather(-1, at)
     part = ratio(q * total - (below.gather(-1, at) - inside), inside, 0.0)
-    edges = RATIO_EDGES.to(counts.device, counts.dtype)
+    edges = edges.to(counts.device, counts.dtype)
     low = torch.cat([edges[:1], edges])[at]
     high = torch.cat([edges, edges[-1:]])[at]
     return torch.where(total > 0, low + part * (high - low), float("nan"))[..., 0]
 
 
-def bias(counts: Tensor) -> Tensor:
+def bias(counts: Tensor, edges: Tensor = RATIO_EDGES) -> Tensor:
     """(...) median of the ratio - 1."""
-    return quantile(counts, MIDDLE) - 1
+    return quantile(counts, MIDDLE, edges) - 1
 
 
-def half_width(counts: Tensor) -> Tensor:
+def half_width(counts: Tensor, edges: Tensor = RATIO_EDGES) -> Tensor:
     """(...) half the central 68 % of the ratio."""
-    return (quantile(counts, HIGH) - quantile(counts, LOW)) / 2
+    return (quantile(counts, HIGH, edges) - quantile(counts, LOW, edges)) / 2
 
 
-def resolution(counts: Tensor) -> Tensor:
+def resolution(counts: Tensor, edges: Tensor = RATIO_EDGES) -> Tensor:
     """(...) half width / median."""
-    return ratio(half_width(counts), quantile(counts, MIDDLE))
+    return ratio(half_width(counts, edges), quantile(counts, MIDDLE, edges))
 
 
 class ChargeMetric(Metric):

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from larstore.errors import ConfigError, StoreError
+from train.results.charge_units import ELECTRONS, truth_unit
 from train.results.strata.bins import NONE, Bins, Codes, filled, labelled
 from train.results.strata.clusters import LINEAR, REACH_MM, SMALL
 from train.results.strata.places import sample_of
@@ -155,9 +156,9 @@ def origin(given: Given) -> Origin | str:
 
 def energy(given: Given) -> Energy | str:
     """By energy of the cluster, or why not."""
-    units = given.store.attributes["units"]
-    if units != "electrons":
-        return f"truth is in {units}, not electrons"
+    unit = truth_unit(given.store)
+    if unit != ELECTRONS:
+        return f"truth is in {unit}, not electrons"
     return given.without_truth_columns("pdg", "track") or given.without_scale or Energy()
 
 
