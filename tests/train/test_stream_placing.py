@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.streaming.placing import is_finite, place_coords, place_rows, weigh
+from larstore import turning
+from train.streaming.placing import is_finite, place_coords, place_rows, turn_flat, weigh
 
 FLOATS = st.floats(width=32)
 
@@ -96,3 +97,13 @@ def test_weights(values):
     weigh(truth, weight)
     np.testing.assert_array_equal(weight, known.astype(np.float32))
     np.testing.assert_array_equal(truth, expected)
+
+
+@given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 40), st.sampled_from([np.uint16, np.float32, np.int64]))
+@settings(deadline=None, max_examples=60)
+def test_turning(n, width, length, kind):
+    columns = np.random.default_rng(length).integers(0, 60_000, (n, width, length)).astype(kind)
+    rows = np.zeros((n * length, width), kind)
+    turn_flat(columns.reshape(-1), width, length, rows.reshape(-1))
+    np.testing.assert_array_equal(rows, columns.transpose(0, 2, 1).reshape(-1, width))
+    assert turning._compiled is turn_flat

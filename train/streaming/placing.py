@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from larstore.turning import use_compiled
+
 Numbers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
@@ -90,6 +92,29 @@ def _is_finite(bits):  # type: ignore[no-untyped-def]
     for k in range(bits.shape[0]):
         largest = max(largest, bits[k] & np.uint32(0x7FFFFFFF))  # without the sign
     return largest < np.uint32(0x7F800000)  # infinity; NaN is above it
+
+
+@njit(cache=True, nogil=True)
+def turn_flat(columns, width, length, rows):  # type: ignore[no-untyped-def]
+    """Columns of some chunks, ``width`` of ``length`` each, to rows; see `larstore.turning`."""
+    for first in range(0, columns.shape[0], width * length):
+        if width == 3:  # known, it is done with vectors
+            x = columns[first : first + length]
+            y = columns[first + length : first + 2 * length]
+            z = columns[first + 2 * length : first + 3 * length]
+            turned = rows[first : first + 3 * length]
+            for row in range(length):
+                turned[3 * row] = x[row]
+                turned[3 * row + 1] = y[row]
+                turned[3 * row + 2] = z[row]
+        else:
+            for column in range(width):
+                values = columns[first + column * length : first + (column + 1) * length]
+                for row in range(length):
+                    rows[first + row * width + column] = values[row]
+
+
+use_compiled(turn_flat)
 
 
 @njit(cache=True, nogil=True)
