@@ -5,7 +5,6 @@ import os
 import re
 import stat
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -18,10 +17,7 @@ CHAINED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*::")
 READABLE = "Fix: check permissions, limits and the connection; nothing says that it is damaged"
 GONE = (errno.ENOENT, errno.ENOTDIR)
 READERS = 16  # requests in flight
-MOST_ROOM = 1 << 24  # bytes that a thread keeps for reading
 OBSTORE = "obstore.fsspec"
-
-_thread = threading.local()
 
 T = TypeVar("T")
 
@@ -170,30 +166,6 @@ def read_range(file: Place, offset: int, size: int) -> bytes:
     return _with_file(file, read)
 
 
-def read_briefly(file: Place, offset: int, size: int, before: int = 0) -> memoryview:
-    """The same after ``before`` bytes, in room that belongs to this thread: it holds until it reads briefly again.
-
-    New memory for every chunk is given back and taken anew, page by page, which takes as long as reading it.
-    """
-    room = _room(before + size)
-    if isinstance(file, Url):
-        data = read_range(file, offset, size)
-        room[before : before + len(data)] = data
-        return room[: before + len(data)]
-    body = room[before:]
-    return room[: before + _with_file(file, lambda descriptor, total: os.preadv(descriptor, [body], offset))]
-
-
-def _room(size: int) -> memoryview:
-    """Memory of this thread; it is kept for the next time, unless it is large."""
-    if size > MOST_ROOM:
-        return memoryview(bytearray(size))
-    held: bytearray = getattr(_thread, "room", bytearray())
-    if len(held) < size:
-        held = _thread.room = bytearray(size)
-    return memoryview(held)[:size]
-
-
 def _whole(descriptor: int, size: int, limit: int) -> bytes:
     if size > limit:
         raise WrongFileError(errno.EFBIG, f"{size} bytes where at most {limit} are expected")
@@ -203,6 +175,15 @@ def _whole(descriptor: int, size: int, limit: int) -> bytes:
 
 def _with_file(path: Path, read: Callable[[int, int], T]) -> T:
     """``read(descriptor, size)`` of an open plain file."""
+    descriptor, size = open_plain(path)
+    try:
+        return read(descriptor, size)
+    finally:
+        os.close(descriptor)
+
+
+def open_plain(path: Path) -> tuple[int, int]:
+    """Descriptor and size of a plain file; OSError."""
     flags = os.O_RDONLY | os.O_NONBLOCK  # a pipe in the place of a file must not hold us
     try:
         descriptor = os.open(path, flags)
@@ -213,9 +194,10 @@ def _with_file(path: Path, read: Callable[[int, int], T]) -> T:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise WrongFileError(errno.EINVAL, "not a plain file")
-        return read(descriptor, found.st_size)
-    finally:
+        return descriptor, found.st_size
+    except OSError:
         os.close(descriptor)
+        raise
 
 
 def _asked_twice(fetch: Callable[[], bytes]) -> bytes:

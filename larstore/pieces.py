@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from larstore.codecs import CorruptError, check_packed, join, room_to_join, unpack_into, unpack_joined
-from larstore.shards import MISSING, Array, Layout, turn
+from larstore.shards import MISSING, Array, Layout
+from larstore.turning import turn
 
 if TYPE_CHECKING:
     from larstore.reading import ShardReader
@@ -23,6 +24,7 @@ class Piece:
     """Rows [start, stop) of an array while they are read: ``whole`` has room for all rows of the chunks ``numbers``.
 
     ``out``: where the rows go in the end, of any type that holds them; None = they stay in ``whole``.
+    ``shared``: others want the rest of its chunks, which are kept; the rows may lie in one of them.
     """
 
     reader: "ShardReader"
@@ -31,6 +33,7 @@ class Piece:
     numbers: range
     whole: Array
     out: Array | None = None
+    shared: bool = False
 
     @property
     def values(self) -> Array:
@@ -44,10 +47,10 @@ class Piece:
         return 2 * (self.stop - self.start) < len(self.whole)
 
     def result(self) -> Array:
-        """The rows, which hold little memory besides their own."""
+        """The rows, which hold little memory besides their own unless others share it."""
         if self.out is not None:
             return self.out
-        return self.values.copy() if self.small else self.values
+        return self.values.copy() if self.small and not self.shared else self.values
 
     def missing(self) -> list[int]:
         """Fill in the chunks that were kept; the numbers of all others."""
@@ -139,14 +142,17 @@ class Piece:
         return [part for part in bounds if part[0] < part[1]]
 
     def _keep(self, run: list[int], out: Array) -> None:
-        """Keep the chunks that are shared with a neighbour: of a large image the last one, where that takes no copy."""
+        """Keep the chunks that are shared with a neighbour: of a large image the last one, where that takes no copy.
+
+        Both where images come in any order, one of their neighbours later.
+        """
         rows = self.reader.layout.chunk_rows
-        if self.small or self.out is not None:
+        if self.small or (self.reader.scattered and (self.shared or self.out is not None)):
             for number in run:
                 if number * rows < self.start or self.stop < (number + 1) * rows:
                     chunk = out[(number - run[0]) * rows :][:rows]
                     # A copy where it would hold on to the memory of many others, or of those that asked.
-                    ours = self.small or (self.out is not None and len(self.numbers) <= 2)
+                    ours = self.small or len(self.numbers) <= 2
                     self.reader.keep(number, chunk if ours else chunk.copy(order="K"))
         elif self.stop < (run[-1] + 1) * rows and self.whole.nbytes <= MOST_HELD:
             self.reader.keep_rest(run[-1], self.stop, out[-rows:])

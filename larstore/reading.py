@@ -5,8 +5,9 @@ import math
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,7 +16,8 @@ import numpy.typing as npt
 from larstore.codecs import alone
 from larstore.cores import cores
 from larstore.errors import DamageError, StoreError, UnreadableError
-from larstore.locations import READABLE, READERS, Place, Url, is_lost, read_briefly, read_range
+from larstore.kept_files import KeptFile, kept, read_briefly, read_end
+from larstore.locations import READABLE, READERS, Place, Url, is_lost
 from larstore.pieces import Piece
 from larstore.shards import MISSING, Array, Layout, decode_index
 
@@ -50,21 +52,34 @@ class UnreadableShardError(_ShardError, UnreadableError):
 
 
 _processes = 1
+_thread = threading.local()
 _pool_lock = threading.Lock()
 _pools: dict[int, tuple[int, ThreadPoolExecutor]] = {}
 
 
-@functools.cache
+_cores = functools.cache(cores)
+
+
 def n_threads() -> int:
-    """Threads that decode: one a core that this process may use, 8 at most; see ``share_cores``."""
-    return max(1, min(MOST_THREADS, cores() // _processes))
+    """Threads that decode for this one: one a core that this process may use, 8 at most; see ``share_cores``."""
+    share: int = getattr(_thread, "share", 1)
+    return max(1, min(MOST_THREADS, _cores() // _processes) // share)
 
 
 def share_cores(processes: int) -> None:
     """Say that so many processes decode side by side, of which this is one."""
     global _processes
     _processes = processes
-    n_threads.cache_clear()
+
+
+@contextmanager
+def reading_beside(n: int) -> Iterator[None]:
+    """In here, this thread reads as one of ``n`` of its process that do so at the same time."""
+    before, _thread.share = getattr(_thread, "share", 1), n
+    try:
+        yield
+    finally:
+        _thread.share = before
 
 
 def pool(threads: int | None = None) -> ThreadPoolExecutor:
@@ -144,8 +159,9 @@ class ShardReader:
         self._next: tuple[int, int, Array] | None = None
         self._lock = threading.Lock()
         self._index_lock = threading.Lock()
-        self._files: dict[int, Place] = {}
+        self._files: dict[int, Url | KeptFile] = {}
         self.cached_chunks = CACHED_CHUNKS
+        self.scattered = False  # whether neighbours are asked for at any other time
         self.effort = layout.chunk_bytes * EFFORT.get(layout.cname, 1)
 
     def read(self, start: int, stop: int) -> Array:
@@ -153,8 +169,8 @@ class ShardReader:
         (values,) = read_together([self], start, stop)
         return values
 
-    def piece(self, start: int, stop: int, out: Array | None = None) -> Piece:
-        """Rows [start, stop) that are to be read to new room or to ``out``."""
+    def piece(self, start: int, stop: int, out: Array | None = None, shared: bool = False) -> Piece:
+        """Rows [start, stop) that are to be read to new room or to ``out``; see ``Piece``."""
         layout = self.layout
         if start < 0 or stop > layout.rows:
             raise self.damage(start, stop, f"rows {start}:{stop} lie outside the array's {layout.rows}")
@@ -166,7 +182,7 @@ class ShardReader:
         numbers = range(start // layout.chunk_rows, -(-stop // layout.chunk_rows) if stop > start else 0)
         try:
             whole = np.empty((len(numbers) * layout.chunk_rows, *layout.width), dtype=layout.dtype)
-            return Piece(self, start, max(start, stop), numbers, whole, out)
+            return Piece(self, start, max(start, stop), numbers, whole, out, shared)
         except MemoryError as error:
             what = f"{self.root}: array {layout.path}, rows {start}:{stop} do not fit the memory"
             raise StoreError(f"{what}. Fix: read fewer images at once") from error
@@ -217,7 +233,7 @@ class ShardReader:
                 if shard in self._indices:
                     return self._indices[shard]
             size = self.layout.index_bytes
-            table = self._asked(shard, start, stop, lambda file: read_range(file, -size, size))
+            table = self._asked(shard, start, stop, lambda file: read_end(file, size))
             try:
                 index = decode_index(self.layout, table)
             except ValueError as error:
@@ -232,10 +248,10 @@ class ShardReader:
         """Bytes of a shard's file after ``before`` others, fewer where it ends; see ``read_briefly``."""
         return self._asked(shard, start, stop, lambda file: read_briefly(file, offset, size, before))
 
-    def _asked(self, shard: int, start: int, stop: int, read: Callable[[Place], B]) -> B:
+    def _asked(self, shard: int, start: int, stop: int, read: Callable[[Url | KeptFile], B]) -> B:
         file = self._files.get(shard)
         if file is None:
-            file = self._files[shard] = self.root / self.layout.file(shard)
+            file = self._files[shard] = kept(self.root / self.layout.file(shard))
         try:
             return read(file)
         except FileNotFoundError as error:
@@ -244,11 +260,13 @@ class ShardReader:
             what = f"shard {shard} cannot be read ({error.strerror or type(error).__name__})"
             if is_lost(error):
                 raise self.damage(start, stop, what, shard) from error
-            whole = f"{file}: array {self.layout.path}, {what}"
+            whole = f"{self.root / self.layout.file(shard)}: array {self.layout.path}, {what}"
             raise UnreadableShardError(whole, self._owners(start, stop), READABLE) from error
 
     def damage(self, start: int, stop: int, what: str, shard: int | None = None) -> DamageError:
-        """The error for rows that cannot be had."""
+        """The error for rows that cannot be had. A shard may be restored: its file is opened again then."""
+        if shard is not None:
+            self._files.pop(shard, None)
         file = self.root / (self.layout.path if shard is None else self.layout.file(shard))
         fix = f"Fix: restore the file, or list all damage with 'larstore verify {self.root}'"
         return ShardDamageError(f"{file}: array {self.layout.path}, {what}", self._owners(start, stop), fix)

@@ -148,13 +148,6 @@ def encode_shard(layout: Layout, values: Array) -> bytes:
     return b"".join([*parts, table, checksum(table)])
 
 
-def turn(columns: Array, out: Array) -> None:
-    """Columns of some chunks, (chunks, width, chunk_rows), to their rows, of any type that holds them."""
-    rows = out.reshape(len(columns), columns.shape[2], columns.shape[1])
-    for number in range(columns.shape[1]):  # one at a time: numpy is 7 times slower with all at once
-        rows[:, :, number] = columns[:, number]
-
-
 def decode_index(layout: Layout, table: bytes, body_bytes: int = MOST_BYTES) -> npt.NDArray[np.uint64]:
     """(chunks, 2) offset and size, verified; ``body_bytes`` = size of the file before its index, if it is known."""
     index = np.frombuffer(split_checksum(table), dtype="<u8").reshape(layout.chunks, 2)

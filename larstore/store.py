@@ -214,9 +214,12 @@ class Store:
         arrays = read_together([self.reader(path) for path in paths], start, stop, out)
         return dict(zip(paths, arrays, strict=True))
 
-    def read_ranges(self, wanted: Sequence[tuple[str, int, int, npt.NDArray[Any]]]) -> None:
-        """Fill room with rows of several arrays at several places, in one go: (path, start, stop, room) each."""
-        read_pieces([self.reader(path).piece(start, stop, room) for path, start, stop, room in wanted])
+    def read_ranges(self, wanted: Sequence[tuple[str, int, int, npt.NDArray[Any] | None]]) -> list[npt.NDArray[Any]]:
+        """Rows of several arrays at several places, in one go: (path, start, stop, room or None) each.
+
+        Other rows are only to be read: they may lie in chunks that are kept for their neighbours.
+        """
+        return read_pieces([self.reader(path).piece(start, stop, room, True) for path, start, stop, room in wanted])
 
     def read_scores(self, name: str, start: int, stop: int) -> npt.NDArray[np.float32]:
         """Scores of rows [start, stop), NaN in shards that prediction ``name`` has not committed."""

@@ -26,7 +26,7 @@ from larstore.records import ImageRecord
 from tests.benchmarks.bars import Bar, bar_table
 from tests.benchmarks.side_by_side import machine_line, markdown, side_by_side
 from tests.benchmarks.store_samples import simulated, write_store
-from tests.benchmarks.stream_baselines import GzipImages, NpzImages, PlainImages
+from tests.benchmarks.stream_baselines import ForgetfulStream, GzipImages, NpzImages, PlainImages
 from train.config import load_config
 from train.models import build_model
 from train.objective.losses import make_loss
@@ -79,12 +79,9 @@ def read_epoch(selection: larstore.Selection, group: int) -> int:
 
 
 def exhaust(loader: object) -> Callable[[], object]:
-    """One epoch, each batch dropped when the next one comes; of a stream without the chunks it kept in the last one."""
-    readers = loader.stream.readers if isinstance(loader, StreamLoader) else ()
+    """One epoch, each batch dropped when the next one comes."""
 
     def epoch() -> None:
-        for reader in readers:
-            reader.reopen()  # a large store's chunks would not be kept from one epoch to the next
         for batch in loader:  # type: ignore[attr-defined]
             assert len(batch["coords"])
 
@@ -102,7 +99,7 @@ def rates(folder: Path, n_voxels: int, images: Sequence[ImageRecord]) -> tuple[l
     steps = make_transforms(data, training=True)
 
     def loader(workers: int, shuffle: bool, transforms: Sequence[object] = ()) -> StreamLoader:
-        stream = ImageStream(larstore.open(store).select(), size, shuffle=shuffle, transforms=transforms)
+        stream = ForgetfulStream(larstore.open(store).select(), size, shuffle=shuffle, transforms=transforms)
         return StreamLoader(stream, workers, "forkserver")
 
     opened = larstore.open(store).select()
@@ -222,10 +219,9 @@ Written by `python -m tests.benchmarks.bench_stream --docs docs` on {time.strfti
 Images are pieces of tiled ProtoDUNE-SP events of the simulator (threshold 300 e a tick) of {SMALL} and of {
         LARGE:,} voxels,
 in memory. **{STORE}**: `Selection.read` of as many images as a batch has, in this process; it stops at the arrays, and
-the same figure stands beside streams with workers. Streams make tensors: coordinates with the image's number as int64,
-features, target and weight. **{NPZ}**, **{GZIP.partition(",")[0]}** and **{
-        PLAIN.partition(",")[0]
-    }**: torch's DataLoader over
+the same figure stands beside streams with workers. Streams keep no chunk from one epoch to the next, as of a large
+store, and make tensors: coordinates with the image's number as int64, features, target and weight.
+**{NPZ}**, **{GZIP.partition(",")[0]}** and **{PLAIN.partition(",")[0]}**: torch's DataLoader over
 such files with the same images, batches and number of workers (warm). All in turns in one run,
 medians; more is faster.
 

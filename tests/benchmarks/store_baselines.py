@@ -9,7 +9,8 @@ import numpy as np
 from larstore.codecs import CorruptError, unpack_into
 from larstore.reading import pool
 from larstore.records import ImageRecord
-from larstore.shards import MISSING, Array, Layout, decode_index, turn
+from larstore.shards import MISSING, Array, Layout, decode_index
+from larstore.turning import turn
 
 ARRAYS = ("coords", "charge", "live", "truth")
 

@@ -1,6 +1,6 @@
 """What a stream is measured against: DataLoaders over npz files and HDF5 files with the same images and batches."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,20 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from larstore.records import ImageRecord
+from train.streaming.samples import Batch, Task
+from train.streaming.stream import ImageStream
 
 ARRAYS = ("coords", "charge", "truth")
+
+
+class ForgetfulStream(ImageStream):
+    """A stream that keeps no chunk from one epoch to the next: of a large store, none would be left."""
+
+    def tasks(self, worker: int = 0, n_workers: int = 1) -> tuple[Iterable[Task], Callable[[Task], Batch]]:
+        """See `ImageStream`; in workers, too."""
+        for reader in self.readers:
+            reader.reopen()
+        return super().tasks(worker, n_workers)
 
 
 class ImageFiles(Dataset):

@@ -16,9 +16,9 @@ HOUSE = Path(larstore.__file__).parents[1]
 @pytest.fixture
 def macos(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    reading.n_threads.cache_clear()
+    reading._cores.cache_clear()
     yield
-    reading.n_threads.cache_clear()
+    reading._cores.cache_clear()
 
 
 def test_those_that_it_is_bound_to():

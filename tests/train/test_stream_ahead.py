@@ -8,19 +8,24 @@ import time
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import larstore
 from train.streaming.ahead import ReadAhead, batch_bytes
 from train.streaming.stream import ImageStream, StreamLoader
 
 
-def batches(n, made, size=100, error=None):
-    """n batches of ``size`` bytes; each is noted in ``made``."""
-    for number in range(n):
+def reading_ahead(n, limit, made, size=100, error=None):
+    """n batches of ``size`` bytes; each is noted in ``made``. Then an error, if there is one."""
+
+    def make(number):
+        if number == n:
+            raise error
         made.append(number)
-        yield {"coords": torch.zeros(size, dtype=torch.uint8), "number": number}
-    if error is not None:
-        raise error
+        return {"coords": torch.zeros(size, dtype=torch.uint8), "number": number}
+
+    return ReadAhead(range(n + (error is not None)), make, limit, batch_bytes)
 
 
 def wait_until(what, seconds=30.0):
@@ -37,7 +42,7 @@ def threads():
 @pytest.mark.parametrize(("limit", "ahead"), [(1, 1), (100, 1), (101, 2), (250, 3), (10_000, 8)])
 def test_no_more_bytes_wait_than_allowed(limit, ahead):
     made = []
-    reading = ReadAhead(batches(8, made), limit, batch_bytes)
+    reading = reading_ahead(8, limit, made)
     for taken in range(1, 9):
         wait_until(lambda taken=taken: len(made) >= min(8, taken - 1 + ahead))
         assert reading._held <= limit - 1 + 100
@@ -50,16 +55,105 @@ def test_no_more_bytes_wait_than_allowed(limit, ahead):
 
 
 def test_an_error_comes_where_its_batch_would_have_and_is_the_same():
-    error, seen = KeyError("the very one"), []
+    error = KeyError("the very one")
     with pytest.raises(KeyError) as caught:
-        seen += [b["number"] for b in ReadAhead(batches(3, [], error=error), 1000, batch_bytes)]
+        list(reading_ahead(3, 1000, [], error=error))
     assert caught.value is error
-    reading = ReadAhead(batches(2, [], error=error), 1000, batch_bytes)
+    reading = reading_ahead(2, 1000, [], error=error)
     assert [next(reading)["number"], next(reading)["number"]] == [0, 1]
     for _ in range(2):
         with pytest.raises(KeyError):
             next(reading)
     wait_until(lambda: not threads())
+
+
+def makers(n, wait, limit=10_000):
+    """An iterator over n numbers of 1 byte each, and the names of the threads that made them, by number."""
+    by = {}
+
+    def make(number):
+        by[number] = threading.current_thread().name
+        wait(number)
+        return number
+
+    return ReadAhead(range(n), make, limit, lambda _: 1), by
+
+
+def test_whoever_asks_for_more_than_is_ready_helps():
+    """The thread is held at one; all that follow it are made by the one who asks, and none is given out before it."""
+    go_on, here = threading.Event(), threading.current_thread().name
+
+    def wait(number):
+        if number == 0:
+            go_on.wait(60)
+        elif number == 9:
+            go_on.set()
+
+    reading, by = makers(10, wait)
+    wait_until(lambda: by)
+    assert list(reading) == list(range(10))
+    assert by == {0: "larstore-read-ahead"} | dict.fromkeys(range(1, 10), here)
+
+
+def test_helping_keeps_to_the_limit():
+    """One of 1 byte is in the making and none is ready: with a limit of 3, two more may be made, and no third."""
+    go_on, made = threading.Event(), []
+
+    def wait(number):
+        made.append(number)
+        if number == 1:
+            go_on.wait(60)
+
+    reading, _ = makers(10, wait, limit=3)
+    assert next(reading) == 0
+    wait_until(lambda: 1 in made)
+    found = []
+    asking = threading.Thread(target=lambda: found.append(next(reading)))
+    asking.start()
+    wait_until(lambda: len(made) == 4)
+    time.sleep(0.05)
+    assert sorted(made) == [0, 1, 2, 3]
+    go_on.set()
+    asking.join()
+    assert found == [1]
+    assert list(reading) == list(range(2, 10))
+
+
+@given(st.lists(st.floats(0, 2e-3), min_size=1, max_size=25), st.integers(1, 6), st.integers(0, 30))
+@settings(max_examples=30, deadline=None)
+def test_all_come_once_and_in_order_whoever_made_them(seconds, limit, wrong):
+    def wait(number):
+        time.sleep(seconds[number])
+        if number == wrong:
+            raise KeyError(number)
+
+    reading, by = makers(len(seconds), wait, limit)
+    seen = []
+    if wrong < len(seconds):
+        with pytest.raises(KeyError, match=str(wrong)):
+            seen.extend(reading)  # extend keeps what came before the error
+    else:
+        seen.extend(reading)
+    assert seen == list(range(min(wrong, len(seconds))))
+    assert set(seen) <= set(by)
+    reading.close(10)
+
+
+def test_an_interrupt_while_helping_does_not_wait_for_its_turn():
+    go_on = threading.Event()
+
+    def wait(number):
+        if number == 0:
+            go_on.wait(60)
+        raise KeyboardInterrupt
+
+    reading, by = makers(5, wait)
+    wait_until(lambda: by)
+    with pytest.raises(KeyboardInterrupt):
+        next(reading)  # number 1, while number 0 is still in the making
+    assert set(by) == {0, 1}
+    go_on.set()
+    reading.close(10)
 
 
 @pytest.fixture(scope="module")

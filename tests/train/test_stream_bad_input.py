@@ -83,10 +83,10 @@ def test_a_store_that_was_replaced_or_removed(make_store, tmp_path):
         list(loader)
     shutil.rmtree(path)
     shutil.move(tmp_path / "old.zarr", path)
-    batches = iter(loader)
+    batches = iter(StreamLoader(ImageStream(larstore.open(path).select(), shuffle=False), read_ahead_mb=0))
     next(batches)
-    shutil.rmtree(path / "voxels")
-    with pytest.raises(DamageError, match=r"s\.zarr/voxels/\w+.*missing.*images .*\(1, 0, 1\)"):
+    shutil.rmtree(path / "voxels")  # the first shards are open, and can be read to their end
+    with pytest.raises(DamageError, match=r"s\.zarr/voxels/\w+.*missing.*images .*\([1-5], 0, 1\)"):
         list(batches)
 
 

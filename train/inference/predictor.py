@@ -126,8 +126,7 @@ class Predictor:
 
         Raises InferenceError for outputs that are not finite, or a batch that does not fit the memory.
         """
-        read = ((rows, self.read(rows)) for rows in batches)
-        with closing(ReadAhead(read, AHEAD, lambda _: 1)) as ready:
+        with closing(ReadAhead(batches, lambda rows: (rows, self.read(rows)), AHEAD, lambda _: 1)) as ready:
             for rows, batch in ready:
                 yield self.outputs(rows, batch)
 

@@ -1,18 +1,20 @@
-"""What a thread prepares while others of its kind are used: bounded, and gone when nobody wants more."""
+"""What is made ahead while others of its kind are used: bounded, in order, and gone when nobody wants more."""
 
 import atexit
 import threading
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
 import torch
 
+from larstore.reading import reading_beside
 from train.streaming.samples import Batch
 
+K = TypeVar("K")
 T = TypeVar("T")
 END_SECONDS = 2.0  # how long the end of the process waits for a read that goes on
+MAKERS = 2  # the thread, and whoever asks for more than there is
 
 
 def batch_bytes(batch: Batch) -> int:
@@ -20,18 +22,20 @@ def batch_bytes(batch: Batch) -> int:
     return sum(value.nbytes for value in batch.values() if isinstance(value, torch.Tensor))
 
 
-class ReadAhead(Generic[T]):
-    """An iterator over batches, or anything, that are made in a thread, in their order.
+class ReadAhead(Generic[K, T]):
+    """An iterator over what ``make`` makes of ``tasks``, in their order; a thread makes it before it is asked for.
 
-    The thread stops before one if the waiting ones hold ``limit`` or more by ``size``, which is bytes for batches: at
-    most ``limit`` and one of them are held. Its error is raised, as it is, where the one it was at would have come.
+    Where nothing is ready, whoever asks makes some itself instead of waiting for the thread, so ``make`` is called from
+    two threads. Nothing more is begun while those that wait, and those in the making if they are as large as the last
+    one, hold ``limit`` or more by ``size``, which is bytes for batches. An error is raised, as it is, where the one
+    that was being made would have come; nothing is begun after it.
     """
 
-    def __init__(self, batches: Iterator[T], limit: int, size: Callable[[T], int]) -> None:
-        self._batches, self._limit, self._size = batches, limit, size
-        self._ready: deque[tuple[T, int]] = deque()
-        self._held = 0
-        self._error: BaseException | None = None
+    def __init__(self, tasks: Iterable[K], make: Callable[[K], T], limit: int, size: Callable[[T], int]) -> None:
+        self._tasks, self._make, self._limit, self._size = iter(tasks), make, limit, size
+        self._ready: dict[int, tuple[T, int]] = {}
+        self._begun = self._taken = self._making = self._held = self._last = 0
+        self._error: tuple[int, BaseException] | None = None  # the first in order
         self._ended = self._unwanted = False
         self._changed = threading.Condition()
         # A daemon: waiting for a slow file system must not hold up the end of the process.
@@ -40,42 +44,81 @@ class ReadAhead(Generic[T]):
         self._thread.start()
 
     def _work(self) -> None:
-        try:
-            while True:
-                with self._changed:
-                    self._changed.wait_for(lambda: self._unwanted or self._held < self._limit)
-                    if self._unwanted:
-                        return
-                batch = next(self._batches, None)
-                with self._changed:
-                    if batch is None or self._unwanted:
-                        return
-                    size = self._size(batch)
-                    self._ready.append((batch, size))
-                    self._held += size
-                    self._changed.notify_all()
-                del batch  # else this frame keeps it alive while the next one is made
-        except BaseException as error:  # noqa: BLE001 - handed on to the thread that asks for batches
-            self._error = error
-        finally:
+        while True:
             with self._changed:
-                self._ended = True
-                self._changed.notify_all()
+                while (begun := self._begin()) is None:
+                    if self._ended or self._unwanted:
+                        return
+                    self._changed.wait()
+            self._do(*begun)
 
-    def __iter__(self) -> "ReadAhead[T]":
+    def _begin(self) -> tuple[int, K] | None:
+        """The next one to be made and its number, if there is one and room for it."""
+        if self._ended or self._unwanted or self._held + self._making * self._last >= self._limit:
+            return None
+        number = self._begun
+        try:
+            task = next(self._tasks)
+        except StopIteration:
+            self._ended = True
+        except BaseException as error:  # noqa: BLE001 - handed on to the one who asks
+            self._fail(number, error)
+        else:
+            self._begun += 1
+            self._making += 1
+            return number, task
+        self._changed.notify_all()
+        return None
+
+    def _do(self, number: int, task: K) -> None:
+        try:
+            with reading_beside(MAKERS):
+                made = self._make(task)
+            size = self._size(made)
+        except BaseException as error:
+            with self._changed:
+                self._making -= 1
+                self._fail(number, error)
+                self._changed.notify_all()
+            if isinstance(error, Exception) or threading.current_thread() is self._thread:
+                return
+            raise  # Ctrl-C does not wait for its turn
+        with self._changed:
+            self._making -= 1
+            if not self._unwanted:
+                self._ready[number] = made, size
+                self._held += size
+                self._last = size
+            self._changed.notify_all()
+
+    def _fail(self, number: int, error: BaseException) -> None:
+        self._ended = True
+        if self._error is None or number < self._error[0]:
+            self._error = number, error
+
+    def __iter__(self) -> "ReadAhead[K, T]":
         return self
 
     def __next__(self) -> T:
-        with self._changed:
-            self._changed.wait_for(lambda: self._ready or self._ended)
-            if self._ready:
-                batch, size = self._ready.popleft()
-                self._held -= size
-                self._changed.notify_all()
-                return batch
-        if self._error is not None:
-            raise self._error
-        raise StopIteration
+        while True:
+            with self._changed:
+                while True:
+                    if self._taken in self._ready:
+                        made, size = self._ready.pop(self._taken)
+                        self._taken += 1
+                        self._held -= size
+                        self._changed.notify_all()
+                        return made
+                    if self._error is not None and self._error[0] == self._taken:
+                        raise self._error[1]
+                    if self._unwanted or (self._ended and self._taken == self._begun):
+                        raise StopIteration
+                    ended, begun = self._ended, self._begin()
+                    if begun is not None:
+                        break
+                    if self._ended == ended:
+                        self._changed.wait()
+            self._do(*begun)
 
     def close(self, seconds: float | None = 0.0) -> None:
         """Let the thread end after the batch it is at; wait for that as long as this."""
@@ -87,7 +130,7 @@ class ReadAhead(Generic[T]):
             self._thread.join(seconds)
 
 
-_running: "weakref.WeakSet[ReadAhead[Any]]" = weakref.WeakSet()
+_running: "weakref.WeakSet[ReadAhead[Any, Any]]" = weakref.WeakSet()
 
 
 @atexit.register

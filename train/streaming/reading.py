@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from larstore.errors import ConfigError, DamageError
 from larstore.format import truth_names
 from larstore.image import at_voxels
+from train.streaming.placing import is_finite, place_coords, place_rows, weigh
 from train.streaming.steps import Sample
 
 VOXELS = ("voxels/coords", "voxels/charge", "voxels/truth")
@@ -19,7 +21,6 @@ MOST_CHUNKS = 256  # some 100 MB of the three arrays
 Numbers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Empty = Callable[[Any, Any], npt.NDArray[Any]]  # (shape, type): np.empty, or room that is there already
-LARGE = 1000  # voxels an image from which on it is quicker to number them one image after another
 
 
 class ImageReader:
@@ -35,7 +36,8 @@ class ImageReader:
 
     def __init__(self, selection: Any, full_y: bool = False, kind: str = "truth", window: int = 0) -> None:
         self.store, self.full_y, self.kind = copy.copy(selection.store), full_y, kind
-        self._keep_chunks(window)
+        self.window = window
+        self._keep_chunks()
         columns = [selection.column(name) for name in ("file", "event", "tpc")]
         self.keys = np.column_stack(columns).astype(np.int64)
         self.start, self.count = (selection.column(f"voxel_{what}").astype(np.int64) for what in ("start", "count"))
@@ -48,16 +50,16 @@ class ImageReader:
             told = selection.column("truth_columns") if self.store.root.truth_columns else np.zeros(len(self.keys))
             self.known &= np.array([kind in truth_names(int(bits)) for bits in told], bool)
 
-    def _keep_chunks(self, window: int) -> None:
+    def _keep_chunks(self) -> None:
         for path in VOXELS:
             reader = self.store.reader(path)
-            reader.cached_chunks = max(reader.cached_chunks, min(window, MOST_CHUNKS))
+            reader.cached_chunks = max(reader.cached_chunks, min(self.window, MOST_CHUNKS))
+            reader.scattered = reader.scattered or self.window > 0
 
     def reopen(self) -> None:
         """Have threads and files of this process's own, after a fork."""
-        kept = self.store.reader(VOXELS[0]).cached_chunks
         self.store = copy.copy(self.store)
-        self._keep_chunks(kept)
+        self._keep_chunks()
 
     def where(self, image: int) -> str:
         """An image's name for errors."""
@@ -89,12 +91,7 @@ class ImageReader:
             unknown = np.isnan(truth)  # where TPCs are bridged, in images that do tell
             _place(truth, coords, *points, self.known[images])
             truth[unknown] = np.nan
-        known = np.isfinite(truth)
-        if known.all():
-            weight.fill(1)
-        else:
-            weight[:] = known
-            truth[~known] = 0
+        weigh(truth, weight)
         sample = Sample(coords, charge, truth[:, None], weight[:, None])
         if points is None or not self.full_y:
             return sample
@@ -107,7 +104,6 @@ class ImageReader:
         coords, value = np.empty((int(count.sum()), 4), np.int64), np.empty(int(count.sum()), np.float32)
         paths = ("truth/coords", "truth/value" if self.kind == "truth" else f"truth/{self.kind}")
         read_rows(self.store, dict(zip(paths, (coords, value), strict=True)), start, count)
-        _number(coords, count)
         return coords, value
 
 
@@ -119,15 +115,6 @@ def _place(truth: Floats, coords: Numbers, points: Numbers, value: Floats, known
         voxels, own = slice(rows[image], rows[image + 1]), slice(ends[image], ends[image + 1])
         here, there = coords[voxels, :3].astype(np.uint16), points[own, :3].astype(np.uint16)
         truth[voxels] = at_voxels(here, there, value[own]) if told else np.nan
-
-
-def _number(coords: Numbers, count: Numbers) -> None:
-    """Fill the fourth column of the coordinates (n, 4) of images of these sizes with the images' numbers."""
-    if len(coords) < LARGE * len(count):
-        coords[:, 3] = np.repeat(np.arange(len(count)), count)
-        return
-    for image, (begin, end) in enumerate(pairwise([0, *np.cumsum(count).tolist()])):
-        coords[begin:end, 3] = image
 
 
 def read_voxels(
@@ -146,18 +133,17 @@ def read_voxels(
     n = int(count.sum())
     coords: Numbers = empty((n, 4), np.int64)
     if empty is np.empty and n and (start[1:] == (start + count)[:-1]).all():
-        # Neighbours in the store: the other arrays are what was decoded.
-        first = int(start[0])
-        paths = VOXELS if truth else VOXELS[:2]
-        found = store.read_arrays(paths, first, first + n, [coords[:, :3], *[None] * (len(paths) - 1)])
+        # Neighbours in the store: all other arrays are what was decoded.
+        first, to = int(start[0]), np.cumsum(count) - count
+        found = store.read_arrays(VOXELS if truth else VOXELS[:2], first, first + n)
+        place_coords(found[VOXELS[0]], (to, to + count, to), np.arange(len(count)), coords)
         charge, told = found[VOXELS[1]], found.get(VOXELS[2])
     else:
         charge = empty((n, len(store.attributes["planes"])), np.float32)
         told = empty(n, np.float32) if truth else None
         arrays = (coords, charge) if told is None else (coords, charge, told)
         read_rows(store, dict(zip(VOXELS, arrays, strict=False)), start, count)
-    _number(coords, count)
-    if n and not _finite(charge):
+    if not is_finite(charge):
         wrong = int(np.argmin(np.isfinite(charge).all(axis=1)))
         raise DamageError(
             f"{where(int(coords[wrong, 3]))}: charge holds NaN or infinity. Fix: run larstore verify on the store"
@@ -165,17 +151,11 @@ def read_voxels(
     return coords, charge, np.empty(0, np.float32) if told is None else told
 
 
-def _finite(values: Floats) -> bool:
-    """Whether all are finite: at once if their sum is, one by one where even finite ones may have none."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(values.sum())) or bool(np.isfinite(values).all())
-
-
 def read_rows(store: Any, out: dict[str, npt.NDArray[Any]], start: Numbers, count: Numbers) -> None:
     """Fill arrays with the rows of images, given by their first rows and sizes, one image after another.
 
-    Images between which less than a chunk lies are read in one go: all of it has to be decoded anyway. Columns that an
-    array of the store does not have are filled with anything.
+    Coordinates (n, 4) get the image's number as the fourth. Images between which less than a chunk lies are read in one
+    go: all of it has to be decoded anyway.
     """
     offset = np.cumsum(count) - count
     used = np.flatnonzero(count)
@@ -184,26 +164,26 @@ def read_rows(store: Any, out: dict[str, npt.NDArray[Any]], start: Numbers, coun
     used = used[np.argsort(start[used], kind="stable")]
     low, high, to = start[used], (start + count)[used], offset[used]
     reached = np.maximum.accumulate(high)
-    gap = store.reader(next(iter(out))).layout.chunk_rows
+    layouts = {path: store.reader(path).layout for path in out}
+    gap = next(iter(layouts.values())).chunk_rows
     breaks = (np.flatnonzero(low[1:] - reached[:-1] >= gap) + 1).tolist()
-    # Neighbours that are neighbours in the store, too, are copied together.
+    # Whether an image follows its neighbour in the store, in the batch too.
     apart = (low[1:] != high[:-1]) | (to[1:] - to[:-1] != (high - low)[:-1])
-    wanted: list[tuple[str, int, int, npt.NDArray[Any]]] = []
-    copies: list[tuple[npt.NDArray[Any], npt.NDArray[Any], list[tuple[int, int, int]]]] = []
+    wanted: list[tuple[str, int, int, npt.NDArray[Any] | None]] = []
+    steps: list[partial[None] | None] = []
     for a, b in pairwise([0, *breaks, len(used)]):
-        first, last = int(low[a]), int(reached[b - 1])
-        bounds = [a, *(np.flatnonzero(apart[a : b - 1]) + a + 1).tolist(), b]
-        blocks = [(int(to[i]), int(low[i]) - first, int(high[j - 1]) - first) for i, j in pairwise(bounds)]
+        first, last, images = int(low[a]), int(reached[b - 1]), slice(a, b)
+        places = (low[images] - first, high[images] - first, to[images])
         for path, values in out.items():
-            if len(blocks) == 1:
-                room = values[blocks[0][0] :][: last - first]
+            room, step = None, None
+            if layouts[path].width == (3,) and values.shape[1:] == (4,):
+                step = partial(place_coords, images=places, number=used[images], out=values)
+            elif apart[a : b - 1].any():
+                step = partial(place_rows, images=places, out=values)
             else:
-                # Rows of the same type and width: a block of them is copied as it lies in memory.
-                room = np.empty((last - first, *values.shape[1:]), values.dtype)
-                copies.append((room, values, blocks))
-            width = store.reader(path).layout.width
-            wanted.append((path, first, last, room[:, : width[0]] if width else room))
-    store.read_ranges(wanted)
-    for room, values, blocks in copies:
-        for at, begin, end in blocks:
-            values[at : at + end - begin] = room[begin:end]
+                room = values[int(to[a]) :][: last - first]
+            wanted.append((path, first, last, room))
+            steps.append(step)
+    for step, found in zip(steps, store.read_ranges(wanted), strict=True):
+        if step is not None:
+            step(found)

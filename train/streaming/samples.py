@@ -11,6 +11,7 @@ from train.streaming.steps import Sample
 
 Batch = dict[str, Any]
 Key = tuple[int, int, int]
+Task = tuple[int, bool]  # a batch's number, and whether it is only there to make the ranks equal
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ class Room:
         if not value.size:
             return 0
         if self.touches(value) and value.flags.c_contiguous:
-            return int(value.ctypes.data - self._memory.ctypes.data)
+            return _address(value) - _address(self._memory)
         first, room = self._end, self.empty(value.shape, value.dtype)
         if not self.touches(room):
             return None
@@ -126,6 +126,10 @@ class Slots:
         room = np.frombuffer(self.memory[slot].numpy(), np.uint8)
         weakref.finalize(room, _free, self.taken, slot).atexit = False
         return room
+
+
+def _address(value: npt.NDArray[Any]) -> int:
+    return int(value.__array_interface__["data"][0])
 
 
 def _free(taken: torch.Tensor, slot: int) -> None:

@@ -87,7 +87,7 @@ def together(images: "Sequence[Sample]") -> Sample:
 
 
 class Transform(ABC):
-    """One step; a subclass says what it does and holds its settings.
+    """One step; a subclass says what it does and holds its settings, nothing else: two threads may be in it.
 
     ``per_image``: whether it needs single images, because it draws random numbers or looks at an image as a whole.
     Others treat each voxel by itself, and take several images at once.

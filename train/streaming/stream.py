@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, cast
 
@@ -16,7 +16,7 @@ from train.streaming.batches import BatchPlan, Last, Numbers, assigned, fingerpr
 from train.streaming.crops import BudgetCrop
 from train.streaming.plans import EpochPlanner
 from train.streaming.reading import Empty, ImageReader
-from train.streaming.samples import Batch, Failure, as_batch
+from train.streaming.samples import Batch, Failure, Task, as_batch
 from train.streaming.slots import Parcel, Slots
 from train.streaming.snapshots import refuse_replaced, remember
 from train.streaming.steps import Sample, Transform, apply_all, together
@@ -217,6 +217,11 @@ class ImageStream(IterableDataset[Batch]):
 
     def stretch(self, worker: int = 0, n_workers: int = 1) -> Iterator[Batch]:
         """One worker's batches from where the iteration began to the end of the epoch."""
+        numbers, make = self.tasks(worker, n_workers)
+        return map(make, numbers)
+
+    def tasks(self, worker: int = 0, n_workers: int = 1) -> tuple[Iterable[Task], Callable[[Task], Batch]]:
+        """``stretch`` as what is to be made, and the function that makes a batch of it, in any thread."""
         epoch, start = (int(value) for value in self._start)
         self._after_fork()
         plan = self.plan(epoch)
@@ -229,11 +234,15 @@ class ImageStream(IterableDataset[Batch]):
             n_workers=n_workers,
             last=self.last,
         )
-        for number, padding in todo:
+
+        def make(task: Task) -> Batch:
+            number, padding = task
             batch = self.load(plan[number], plan.passes_of(number), number)
             if padding:
                 batch["weight"].zero_()
-            yield batch | {"repeated": padding}
+            return batch | {"repeated": padding}
+
+        return todo, make
 
     def _after_fork(self) -> None:
         """A forked process must not use its parent's threads and file handles: open the stores anew."""
@@ -268,6 +277,10 @@ class ImageStream(IterableDataset[Batch]):
 
     def _generators(self, positions: Numbers, passes: Numbers) -> Callable[[], list[np.random.Generator]]:
         """Makes each image's own generator, of (seed, pass, file, event, tpc)."""
-        turns = passes if self.vary else np.zeros_like(passes)
-        seeds = np.column_stack([np.full(len(positions), self.seed), turns, self.keys[positions]])
-        return lambda: [np.random.default_rng(seed) for seed in seeds.tolist()]
+
+        def generators() -> list[np.random.Generator]:
+            turns = passes if self.vary else np.zeros_like(passes)
+            seeds = np.column_stack([np.full(len(positions), self.seed), turns, self.keys[positions]])
+            return [np.random.default_rng(seed) for seed in seeds.tolist()]
+
+        return generators

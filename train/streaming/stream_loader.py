@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import DataLoader
 
 from train.streaming.ahead import ReadAhead, batch_bytes, pinned
-from train.streaming.samples import Batch, Failure
+from train.streaming.samples import Batch, Failure, Task
 from train.streaming.slots import Parcel, Slots
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ class StreamLoader(DataLoader[Batch]):
 
     Args:
         stream: the batches.
-        num_workers: processes that prepare batches; 0 = a thread does, and the store's own threads decode for it.
+        num_workers: processes that prepare batches; 0 = a thread does, the store's own threads decode for it, and where
+            none is ready, whoever asks for a batch helps.
         start_method: of the processes: "fork", "spawn" or "forkserver".
         pin_memory: for copies to a GPU.
         read_ahead_mb: what may wait to be used, in MB; one batch more is in the making. 0 = without workers each batch
@@ -70,16 +71,17 @@ class StreamLoader(DataLoader[Batch]):
         self.stream.begin()
         if self.num_workers:
             yield from self._handed_out(super().__iter__())
-        elif not self.read_ahead:
-            yield from self._handed_out(self._here())
-        else:
-            with closing(ReadAhead(self._here(), self.read_ahead, batch_bytes)) as batches:
-                yield from self._handed_out(batches)
+            return
+        tasks, load = self.stream.tasks()
 
-    def _here(self) -> Iterator[Batch]:
-        """The batches, made in this process."""
-        for batch in self.stream.stretch():
-            yield pinned(batch) if self.pin_memory else batch
+        def make(task: Task) -> Batch:
+            return pinned(load(task)) if self.pin_memory else load(task)
+
+        if not self.read_ahead:
+            yield from self._handed_out(map(make, tasks))
+        else:
+            with closing(ReadAhead(tasks, make, self.read_ahead, batch_bytes)) as batches:
+                yield from self._handed_out(batches)
 
     def _handed_out(self, batches: Iterator[Batch | Parcel | Failure]) -> Iterator[Batch]:
         for batch in batches:
