@@ -167,7 +167,7 @@ def evaluate(
     files: FilesOption = None,
     tpcs: TpcsOption = None,
     truth_threshold: Annotated[
-        float, typer.Option("--truth-threshold", help="A voxel is true above this many electrons.")
+        float, typer.Option("--truth-threshold", help="A voxel is true above this, in electrons (the truth's unit).")
     ] = 0.0,
     coarsen: Annotated[
         list[str] | None,

@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 import larstore
 from larstore.clusters import cluster_client
 from larstore.errors import StoreError
-from larstore.testing import make_store
+from larstore.testing import add_images, make_image, make_store
 from preprocess import make_cluster
 from tests.train.test_evaluate import predict
+from tests.train.test_evaluate_compare import write
 from train.cli import evaluate as evaluate_command
 from train.results import parts
 from train.results.evaluation import evaluate
@@ -57,7 +58,16 @@ def test_parts_hold_whole_events_and_enough_voxels(images, voxels):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    path = make_store(tmp_path_factory.mktemp("cluster") / "run.zarr", n_files=5, n_events=3, tpcs=(1, 2), n_voxels=300)
+    path = make_store(
+        tmp_path_factory.mktemp("cluster") / "run.zarr",
+        n_files=5,
+        n_events=3,
+        tpcs=(1, 2),
+        n_voxels=300,
+        truth_columns=("collected", "pdg", "track"),
+    )
+    add_images(path, [make_image(9, n_voxels=300)])  # does not tell what was collected
+    write(path, "solved", lambda image: np.nan_to_num(0.83 * image.collected), output="charge")
     return predict(predict(path), "other", score=lambda image: np.random.default_rng(1).random(len(image)))
 
 
@@ -73,11 +83,17 @@ def leaves(value, name=""):
 @pytest.mark.slow
 def test_the_figures_of_a_cluster_are_those_of_one_process(store, tmp_path, monkeypatch):
     monkeypatch.setattr(parts, "PART_VOXELS", 1500)
-    chosen = {"coarsen": [(2, 2, 2)], "bootstrap": 50, "figures": False, "strata": ["tpc"]}
-    alone = evaluate(store, ["net", "other"], tmp_path / "alone", **chosen)
+    chosen = {"coarsen": [(2, 2, 2)], "bootstrap": 50, "figures": False, "strata": ["tpc", "particle", "dead"]}
+    names = ["net", "other", "solved"]
+    alone = evaluate(store, names, tmp_path / "alone", **chosen)
     with make_cluster("local", workers=2) as client:
-        together = evaluate(store, ["net", "other"], tmp_path / "together", client=client, **chosen)
-    for name in ("metrics", "differences", "images", "curves", "mean_curves", "reliability"):
+        together = evaluate(store, names, tmp_path / "together", client=client, **chosen)
+    assert together["images_without_collected"] == 1
+    table = pd.read_parquet(tmp_path / "together" / "metrics.parquet")
+    charges = table[table["metric"].str.startswith("charge_") & (table["method"] == "solved")]
+    assert set(charges["voxels"]) == {"1,1,1", "2,2,2"}
+    assert {"", "tpc", "particle"} <= set(charges["stratum_kind"])
+    for name in ("metrics", "differences", "images", "curves", "mean_curves", "reliability", "charges"):
         one, other = (pd.read_parquet(tmp_path / who / f"{name}.parquet") for who in ("alone", "together"))
         assert len(one)
         pd.testing.assert_frame_equal(one, other, rtol=1e-9)
@@ -95,7 +111,7 @@ def test_the_command_with_workers(store, tmp_path):
     words = [str(store), "--prediction", "net", "-o", str(tmp_path), "--workers", "2", "--bootstrap", "0"]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
-    assert "images\t30\n" in done.output
+    assert "images\t31\n" in done.output
 
 
 class Failing:
@@ -128,7 +144,7 @@ def test_few_parts_are_in_hand_and_none_is_left_behind(store, monkeypatch, tmp_p
     client = Failing()
     with pytest.raises(StoreError, match="broken"):
         evaluate(store, "net", tmp_path, figures=False, bootstrap=0, client=client)
-    assert client.given == 5  # of 15: four in hand, and one more for the first that came back
+    assert client.given == 5  # of 16: four in hand, and one more for the first that came back
     assert client.cancelled == [2, 3, 4]
 
 

@@ -111,9 +111,9 @@ def slow(request, path):
 
 
 def test_the_coarse_voxels_hold_several(path):
-    image = larstore.open(path).select()[0]
-    several = [cell for cell in cells(image, COARSE) if cell["tiled"]]
-    assert len(several) < 0.85 * len(image)
+    images = larstore.open(path).select()
+    several = [cell for image in images for cell in cells(image, COARSE) if cell["tiled"]]
+    assert len(several) < 0.85 * sum(map(len, images))
     assert sum("of_truth" in cell and cell["of_truth"] != cell["of_tiled"] for cell in several) > 20
 
 
@@ -235,13 +235,11 @@ def test_images_that_do_not_tell_what_is_collected_are_counted(path, tmp_path):
     more = make_store(tmp_path / "more.zarr", n_files=1, truth_columns=("collected",))
     add_images(more, [make_image(7), make_image(8), make_image(9, truth=False)])
     write(more, "solved", lambda i: charge(i) * np.ones(len(i)), output="charge")
-    write(more, "score", lambda i: np.full(len(i), 0.5), output="score")
     both = evaluate(more, "solved", tmp_path / "both", bootstrap=0)
     assert (both["images_without_collected"], both["images_without_truth"]) == (2, 1)
     assert both["charges"] == alone["charges"]
     text = (tmp_path / "both/evaluate.html").read_text(encoding="utf-8")
     assert "2 images with truth do not tell the electrons that reach the wires" in text
-    assert evaluate(more, "score", tmp_path / "score", bootstrap=0)["images_without_collected"] == 0
 
 
 def test_coarse_voxels_of_truth_of_tiled_voxels_alone():

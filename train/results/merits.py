@@ -23,12 +23,22 @@ from train.results.tallies import Floats, interval
 
 KEYS = ("voxels", "stratum_kind", "stratum", "level", "halo", "method", "cut", "metric")
 BEST = "best"
+SPREAD = ("bias", "half_width", "resolution")
 Key = tuple[str, ...]  # an entry for each of KEYS
 Merits = dict[Key, Floats]  # (1 + B,) each: the figure, then that of each replica
 
 
 def merits_of(collected: Collector) -> Merits:
     """All figures. ``cut`` says at which cut: that of the largest purity + efficiency, a score, or "" for none."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the tensors are many and small: threads would wait for each other
+    try:
+        return _merits_of(collected)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _merits_of(collected: Collector) -> Merits:
     found: Merits = {}
     for grain in collected.grains:
         size = ",".join(map(str, grain.factors))
@@ -89,8 +99,8 @@ def _of_strata(
     grain: Grain, tally: ScoreTally, cuts: Sequence[float]
 ) -> Iterator[tuple[tuple[str, str], tuple[str, str, str, str], Floats]]:
     for index, stratum in enumerate(tally.labels):
-        if index == 0:
-            continue  # everything, which is there in finer bins
+        if index == 0 or not tally.sums[0, index, ..., COUNT].any():
+            continue  # everything, which is there in finer bins; or a stratum without voxels
         for number, level in enumerate(grain.classes.levels):
             everything = grain.truth.sums[:, index, number]
             for halo, halo_name in enumerate(HALO):
@@ -175,8 +185,8 @@ def _of_stratum_charges(
 def _spread(
     level: str, of: str, counts: torch.Tensor, edges: torch.Tensor = charge.RATIO_EDGES
 ) -> Iterator[tuple[tuple[str, str], Floats]]:
-    for name, figure in (("bias", charge.bias), ("half_width", charge.half_width), ("resolution", charge.resolution)):
-        yield (level, f"charge_{name} ({of})"), figure(counts, edges).numpy()
+    for name, values in zip(SPREAD, charge.spread(counts, edges), strict=True):
+        yield (level, f"charge_{name} ({of})"), values.numpy()
 
 
 def merit_table(merits: Merits) -> pd.DataFrame:
@@ -221,10 +231,10 @@ def charge_table(collected: Collector) -> pd.DataFrame:
                     n = int(each[0].sum())
                     if not n:
                         continue
-                    figures = [figure(each).numpy() for figure in (charge.bias, charge.half_width, charge.resolution)]
+                    figures = [values.numpy() for values in charge.spread(each)]
                     spread = [number for values in figures for number in (float(values[0]), *interval(values))]
                     rows.append([name, level.name, of, edges[at], edges[at + 1], n, *spread])
-    of_figures = [f"{n}{end}" for n in ("bias", "half_width", "resolution") for end in ("", "_low", "_high")]
+    of_figures = [f"{n}{end}" for n in SPREAD for end in ("", "_low", "_high")]
     return pd.DataFrame(rows, columns=["method", "level", "voxels", "from", "to", "n", *of_figures])
 
 

@@ -24,7 +24,7 @@ class StratumCharges:
     Args:
         levels: of the truth.
         weights: shared by all tallies that are to be compared.
-        strata: kind -> labels. Memory is 8 · (1 + B) · strata · levels · 174 bytes.
+        strata: kind -> labels. Memory is 8 · (1 + B) · strata · levels · 173 bytes.
 
     Attributes:
         labels: (kind, label) of each stratum.

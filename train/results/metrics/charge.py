@@ -46,19 +46,11 @@ def quantile(counts: Tensor, q: float, edges: Tensor = RATIO_EDGES) -> Tensor:
     return torch.where(total > 0, low + part * (high - low), float("nan"))[..., 0]
 
 
-def bias(counts: Tensor, edges: Tensor = RATIO_EDGES) -> Tensor:
-    """(...) median of the ratio - 1."""
-    return quantile(counts, MIDDLE, edges) - 1
-
-
-def half_width(counts: Tensor, edges: Tensor = RATIO_EDGES) -> Tensor:
-    """(...) half the central 68 % of the ratio."""
-    return (quantile(counts, HIGH, edges) - quantile(counts, LOW, edges)) / 2
-
-
-def resolution(counts: Tensor, edges: Tensor = RATIO_EDGES) -> Tensor:
-    """(...) half width / median."""
-    return ratio(half_width(counts, edges), quantile(counts, MIDDLE, edges))
+def spread(counts: Tensor, edges: Tensor = RATIO_EDGES) -> tuple[Tensor, Tensor, Tensor]:
+    """(...) bias (median of the ratio - 1), half width, and resolution (half width / median)."""
+    low, middle, high = (quantile(counts, q, edges) for q in (LOW, MIDDLE, HIGH))
+    half = (high - low) / 2
+    return middle - 1, half, ratio(half, middle)
 
 
 class ChargeMetric(Metric):
@@ -92,7 +84,7 @@ class ChargeBias(ChargeMetric):
 
     def compute(self) -> Tensor:
         """() float64."""
-        return bias(self.counts)
+        return spread(self.counts)[0]
 
 
 class ChargeHalfWidth(ChargeMetric):
@@ -102,7 +94,7 @@ class ChargeHalfWidth(ChargeMetric):
 
     def compute(self) -> Tensor:
         """() float64."""
-        return half_width(self.counts)
+        return spread(self.counts)[1]
 
 
 class ChargeResolution(ChargeMetric):
@@ -112,4 +104,4 @@ class ChargeResolution(ChargeMetric):
 
     def compute(self) -> Tensor:
         """() float64."""
-        return resolution(self.counts)
+        return spread(self.counts)[2]
