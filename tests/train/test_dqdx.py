@@ -22,7 +22,7 @@ from train.dqdx_cli import dqdx_command
 from train.results.dqdx import dqdx as bounded_dqdx
 from train.results.dqdx_segments import Settings
 from train.results.landau import MODE
-from train.results.tracks import muon_tracks, principal_axis, voxel_size_cm
+from train.results.tracks import muon_tracks, voxel_size_cm
 
 SIZE_CM = np.array([0.64, 0.8, 0.8])  # of make_geometry's voxels
 BOX = (160, 64, 64)
@@ -220,16 +220,6 @@ def test_interrupted_and_dead_segments_are_left_out(tmp_path):
     assert tables.counts["segments_interrupted"] in (1, 2)
     assert 2 <= tables.counts["segments_dead"] <= 3
     assert_allclose(tables.segments["kept_w"], 0.8 * RATE, rtol=0.02)
-
-
-def test_the_principal_axis_is_that_of_the_covariance():
-    rng = np.random.default_rng(0)
-    points, weights = rng.normal(size=(50, 3)) * [3, 1, 0.2], rng.uniform(1, 2, 50)
-    centre, direction, values = principal_axis(points, weights)
-    expected = np.linalg.eigh(np.cov(points.T, aweights=weights, ddof=0))
-    assert_allclose(values, expected.eigenvalues[::-1])
-    assert_allclose(centre, np.average(points, axis=0, weights=weights))
-    assert abs(direction @ expected.eigenvectors[:, 2]) == pytest.approx(1)
 
 
 def fluctuating(seed):

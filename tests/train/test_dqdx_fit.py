@@ -1,4 +1,4 @@
-"""The distribution of dQ/dx: its bins, its fit, and what is kept of the tracks."""
+"""The arithmetic of dQ/dx: the axis of a track, the bins, the fit, and what is kept of the tracks."""
 
 import pickle
 
@@ -13,6 +13,7 @@ from train.results.dqdx_tally import RateTally
 from train.results.landau import MODE, SCALE, fit_landau, folded
 from train.results.rate_bins import BINS, median, places, spread
 from train.results.tallies import EventWeights, Tally
+from train.results.tracks import principal_axis
 
 
 def landau_values(mpv, width, sigma, n, seed=0):
@@ -100,3 +101,13 @@ def test_what_is_kept_of_tracks_does_not_grow(tmp_path):
         sizes.append(len(pickle.dumps(tally)))
     assert sizes[1] < 1.01 * sizes[0]
     assert tally.residual()["segments"].sum() == pytest.approx(44_000 * 200 / 300, rel=0.02)
+
+
+def test_the_principal_axis_is_that_of_the_covariance():
+    rng = np.random.default_rng(0)
+    points, weights = rng.normal(size=(50, 3)) * [3, 1, 0.2], rng.uniform(1, 2, 50)
+    centre, direction, values = principal_axis(points, weights)
+    expected = np.linalg.eigh(np.cov(points.T, aweights=weights, ddof=0))
+    assert_allclose(values, expected.eigenvalues[::-1])
+    assert_allclose(centre, np.average(points, axis=0, weights=weights))
+    assert abs(direction @ expected.eigenvectors[:, 2]) == pytest.approx(1)
