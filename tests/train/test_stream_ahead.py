@@ -139,6 +139,37 @@ def test_all_come_once_and_in_order_whoever_made_them(seconds, limit, wrong):
     reading.close(10)
 
 
+def test_tasks_that_have_to_be_waited_for_hold_nobody_up():
+    """The second task comes only when the first one's result has been used: nobody waits for it with that in hand."""
+    used = threading.Event()
+
+    def tasks():
+        yield 0
+        assert used.wait(60)
+        yield 1
+
+    here = threading.current_thread().name
+    reading = ReadAhead(tasks(), lambda task: (task, threading.current_thread().name), 10, lambda _: 1, helped=False)
+    assert next(reading) == (0, "larstore-read-ahead")
+    threading.Timer(0.05, used.set).start()
+    assert next(reading) == (1, "larstore-read-ahead")
+    assert list(reading) == []
+    assert here not in [thread.name for thread in threads()]
+
+
+def test_an_error_of_the_tasks_comes_after_those_before_it():
+    def tasks():
+        yield from range(3)
+        raise KeyError("no more")
+
+    for helped in (True, False):
+        reading, seen = ReadAhead(tasks(), lambda task: task, 10, lambda _: 1, helped=helped), []
+        with pytest.raises(KeyError, match="no more"):
+            seen.extend(reading)
+        assert seen == [0, 1, 2]
+    wait_until(lambda: not threads())
+
+
 def test_an_interrupt_while_helping_does_not_wait_for_its_turn():
     go_on = threading.Event()
 

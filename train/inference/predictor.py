@@ -126,7 +126,8 @@ class Predictor:
 
         Raises InferenceError for outputs that are not finite, or a batch that does not fit the memory.
         """
-        with closing(ReadAhead(batches, lambda rows: (rows, self.read(rows)), AHEAD, lambda _: 1)) as ready:
+        read = ReadAhead(batches, lambda rows: (rows, self.read(rows)), AHEAD, lambda _: 1, helped=False)
+        with closing(read) as ready:
             for rows, batch in ready:
                 yield self.outputs(rows, batch)
 

@@ -14,7 +14,6 @@ from train.streaming.samples import Batch
 K = TypeVar("K")
 T = TypeVar("T")
 END_SECONDS = 2.0  # how long the end of the process waits for a read that goes on
-MAKERS = 2  # the thread, and whoever asks for more than there is
 
 
 def batch_bytes(batch: Batch) -> int:
@@ -29,10 +28,14 @@ class ReadAhead(Generic[K, T]):
     two threads. Nothing more is begun while those that wait, and those in the making if they are as large as the last
     one, hold ``limit`` or more by ``size``, which is bytes for batches. An error is raised, as it is, where the one
     that was being made would have come; nothing is begun after it.
+
+    ``helped`` is for tasks that are there at once. Others the thread alone waits for, and makes.
     """
 
-    def __init__(self, tasks: Iterable[K], make: Callable[[K], T], limit: int, size: Callable[[T], int]) -> None:
-        self._tasks, self._make, self._limit, self._size = iter(tasks), make, limit, size
+    def __init__(
+        self, tasks: Iterable[K], make: Callable[[K], T], limit: int, size: Callable[[T], int], helped: bool = True
+    ) -> None:
+        self._tasks, self._make, self._limit, self._size, self._helped = iter(tasks), make, limit, size, helped
         self._ready: dict[int, tuple[T, int]] = {}
         self._begun = self._taken = self._making = self._held = self._last = 0
         self._error: tuple[int, BaseException] | None = None  # the first in order
@@ -46,33 +49,39 @@ class ReadAhead(Generic[K, T]):
     def _work(self) -> None:
         while True:
             with self._changed:
-                while (begun := self._begin()) is None:
-                    if self._ended or self._unwanted:
-                        return
-                    self._changed.wait()
-            self._do(*begun)
+                self._changed.wait_for(lambda: self._ended or self._unwanted or self._has_room())
+                if self._ended or self._unwanted:
+                    return
+                begun = self._begin() if self._helped else None
+            if not self._helped:
+                begun = self._begin()
+            if begun is not None:
+                self._do(*begun)
+
+    def _has_room(self) -> bool:
+        return self._held + self._making * self._last < self._limit
 
     def _begin(self) -> tuple[int, K] | None:
-        """The next one to be made and its number, if there is one and room for it."""
-        if self._ended or self._unwanted or self._held + self._making * self._last >= self._limit:
-            return None
-        number = self._begun
+        """The next one to be made and its number, None at the end."""
         try:
             task = next(self._tasks)
-        except StopIteration:
-            self._ended = True
         except BaseException as error:  # noqa: BLE001 - handed on to the one who asks
-            self._fail(number, error)
-        else:
+            with self._changed:
+                if isinstance(error, StopIteration):
+                    self._ended = True
+                else:
+                    self._fail(self._begun, error)
+                self._changed.notify_all()
+            return None
+        with self._changed:
+            number = self._begun
             self._begun += 1
             self._making += 1
-            return number, task
-        self._changed.notify_all()
-        return None
+        return number, task
 
     def _do(self, number: int, task: K) -> None:
         try:
-            with reading_beside(MAKERS):
+            with reading_beside(2 if self._helped else 1):
                 made = self._make(task)
             size = self._size(made)
         except BaseException as error:
@@ -113,11 +122,12 @@ class ReadAhead(Generic[K, T]):
                         raise self._error[1]
                     if self._unwanted or (self._ended and self._taken == self._begun):
                         raise StopIteration
-                    ended, begun = self._ended, self._begin()
+                    if not self._helped or self._ended or not self._has_room():
+                        self._changed.wait()
+                        continue
+                    begun = self._begin()
                     if begun is not None:
                         break
-                    if self._ended == ended:
-                        self._changed.wait()
             self._do(*begun)
 
     def close(self, seconds: float | None = 0.0) -> None:
