@@ -68,11 +68,14 @@ def test_coarser_voxels_keep_the_charge_that_was_kept(tmp_path):
     write(store, "net", lambda image: 0.9 * (image.truth > 0), output="score")
     about = {"output": "charge", "config": {"data": {"scale": [0.5]}}}
     write(store, "net-charge", lambda image: np.where(image.truth > 0, 0.5 * image.truth, 2e4), **about)
-    evaluate(store, "net-charge", tmp_path, coarsen=[(4, 4, 4)])
+    evaluate(store, "net-charge", tmp_path, coarsen=[(40, 16, 16)])
     table = pd.read_parquet(tmp_path / "metrics.parquet")
     full, coarse = table[(table["metric"] == "charge_total") & (table["method"] == "network")]["value"]
     assert full == pytest.approx(coarse)
     assert 0.85 < full < 1
+    biases = table[(table["metric"] == "charge_bias (voxel, true)") & (table["method"] == "network")]
+    assert set(biases["voxels"]) == {"1,1,1", "40,16,16"}
+    assert biases["value"].to_numpy() == pytest.approx([0] * 4, abs=0.1), "nothing of the ghosts beside them"
 
 
 @pytest.mark.parametrize("n_voxels", [0, 1, 100])

@@ -14,15 +14,13 @@ from train.results.baselines import BASELINES, mean_of_planes
 from train.results.charge_units import Units
 from train.results.coarse_strata import coarse_codes
 from train.results.curves import GHOST, TRUE, UNKNOWN, ScoreCounts
-from train.results.grain import Codes, Grain, Strata, held_name, methods_of
+from train.results.grain import FULL, Codes, Grain, Strata, held_name, methods_of
 from train.results.lit_charge import LitCharge
 from train.results.prediction_kinds import SCORE_CUT, Kind
 from train.results.score_bins import TINY
 from train.results.tallies import EventKey, EventWeights
 from train.results.voxel_classes import Level, VoxelClasses
 from train.results.voxels import Voxels, voxels_of
-
-FULL = (1, 1, 1)
 
 
 class Collector:

@@ -20,6 +20,7 @@ from train.results.tallies import EventKey, EventWeights, Tally
 from train.results.voxel_classes import VoxelClasses
 from train.results.voxels import Voxels
 
+FULL = (1, 1, 1)
 NETWORK = "network"  # what tables call the prediction, where there is one only
 MEAN_OF_PLANES = "mean_of_planes"
 
@@ -124,6 +125,8 @@ class Grain:
             assert kind is not None
             charge = voxels.predictions[kind.name] / kind.scale
             held = voxels.predictions[held_name(kind)] / kind.scale if kind.kept_by else charge
+            if self.factors != FULL:
+                charge = held  # what ghosts were given, that are not kept, is no part of a true coarse voxel's charge
             self._add_charge(name, key, voxels, (charge, held), kind.reference, codes, true_codes)
         if MEAN_OF_PLANES in self.charges:
             assert self.units.to_truth is not None

@@ -9,14 +9,13 @@ Row = dict[Any, Any]  # of the table of metrics
 Rows = Mapping[tuple[str, ...], Row]
 OF_SCORES = (("", "average_precision"), ("best", "purity"), ("best", "efficiency"), ("best", "efficiency_all"))
 SCORE_HEAD = ("AP", "purity", "efficiency", "efficiency (all)")
-OF_CHARGES = (
+OF_CHARGES = (  # the others are in metrics.csv
     ("", "charge_bias (voxel, true)"),
-    ("", "charge_half_width (voxel, true)"),
     ("", "charge_bias (voxel, true, with charge)"),
     ("", "charge_half_width (voxel, true, with charge)"),
     ("", "charge_total"),
 )
-CHARGE_HEAD = ("bias", "68 % half width", "bias, with charge", "half width, with charge", "kept / all true")
+CHARGE_HEAD = ("bias", "bias, with charge", "half width, with charge", "kept / all true")
 
 
 def add_stratum(
