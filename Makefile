@@ -41,7 +41,7 @@ docs: venv
 	$(BIN)/mkdocs build --strict
 
 bench: venv
-	for bench in store index detector tiling run sparse stream; do $(BIN)/python -m tests.benchmarks.bench_$$bench || exit 1; done
+	for bench in store index detector tiling run sparse stream infer; do $(BIN)/python -m tests.benchmarks.bench_$$bench || exit 1; done
 
 # The pages and figures of docs/ that benchmarks write, within an hour; run it on a quiet machine.
 bench-docs: venv
@@ -51,6 +51,7 @@ bench-docs: venv
 	$(BIN)/python -m tests.benchmarks.bench_run --docs docs --units 1000000
 	$(BIN)/python -m tests.benchmarks.bench_sparse --docs docs
 	$(BIN)/python -m tests.benchmarks.bench_stream --docs docs
+	$(BIN)/python -m tests.benchmarks.bench_infer --docs docs
 
 # How well the network learns, two hours on two cores; run again, it goes on where it stopped.
 bench-training: venv

@@ -158,7 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--docs", type=Path, help="folder for inference-speed.md")
     parser.add_argument("--events", type=int, default=6)
-    parser.add_argument("--copies", type=int, default=2)
+    parser.add_argument("--copies", type=int, default=10)
     given = parser.parse_args()
     logging.getLogger("larstore.train").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
