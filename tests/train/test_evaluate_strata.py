@@ -138,6 +138,19 @@ def test_charges_of_a_stratum(slow, evaluated, label):
             )
             found = at(level=level, metric=f"charge_resolution (voxel, {name})")["value"]
             assert found == pytest.approx(half / middle, abs=0.03)
+    of_events = {
+        "all": [(sum(c["charge"] for c in e if c["tiled"]), sum(c["collected"] for c in e)) for e in mine.values()],
+        "true": [
+            [sum(c[name] for c in e if c["tiled"] and c["truth"] > 0) for name in ("charge", "collected")]
+            for e in mine.values()
+        ],
+    }
+    for name, sums in of_events.items():
+        ratio = np.array([estimate / reference for estimate, reference in sums if reference > 0])
+        assert len(ratio) == len(events)
+        got = at(level="all", metric=f"charge_bias (event, {name})")["value"]
+        middle = np.sort(ratio)[(len(ratio) - 1) // 2 : len(ratio) // 2 + 1]
+        assert middle[0] - 0.025 <= 1 + got <= middle[-1] + 0.025
     off = sum(abs(c["charge"] - c["collected"]) for c in tiled) / sum(c["collected"] for c in tiled)
     assert at(level="all", metric="charge_off")["value"] == pytest.approx(off, rel=1e-5)
     weights = EventWeights(40)
@@ -199,11 +212,12 @@ def test_strata_add_up_to_everything(path):
     found.finish()
     for grain in found.grains:
         (whole, parts) = (grain.charges["network"], grain.stratum_charges["network"])
-        ratios, totals = parts.sums
+        ratios, events, totals = parts.sums
         for kind in ("tpc", "occupancy"):
             rows = [i for i, label in enumerate(parts.labels) if label[0] == kind]
             assert totals[:, rows].sum(axis=1) == pytest.approx(whole.totals.sums)
             assert ratios[:, rows].sum(axis=(1, 3)) == pytest.approx(whole.ratios.sums[:, :, 0].sum(axis=(2, 3)))
+            assert (events[:, rows].sum(axis=(1, 3)) >= whole.events.sums.sum(axis=2)).all()  # one event in several
 
 
 def test_parts_add_up_with_strata(path):

@@ -179,6 +179,8 @@ class Grain:
             tally.end_event(key)
         for charges in self.charges.values():
             charges.end_event(key)
+        for of_strata in self.stratum_charges.values():
+            of_strata.end_event(key)
 
     def merge(self, other: Self) -> None:
         """Add what another one took in of other events."""

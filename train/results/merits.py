@@ -167,7 +167,7 @@ def _of_charge(tally: ChargeTally) -> Iterator[tuple[tuple[str, str], Floats]]:
 def _of_stratum_charges(
     tally: StratumCharges,
 ) -> Iterator[tuple[tuple[str, str], tuple[str, str], Floats]]:
-    ratios, totals = tally.sums
+    ratios, events, totals = tally.sums
     for index, stratum in enumerate(tally.labels):
         for number, level in enumerate(tally.levels):
             counts = torch.from_numpy(ratios[:, index, number].copy())
@@ -177,6 +177,11 @@ def _of_stratum_charges(
                 for key, values in _spread(level.name, f"voxel, {population}", counts, charge.FEW_EDGES):
                     yield stratum, key, values
                 counts[:, 0] = 0.0  # those without charge
+        for number, name in enumerate(OF_EVENTS):
+            counts = torch.from_numpy(events[:, index, number].copy())
+            if counts[0].any():
+                for key, values in _spread(tally.levels[0].name, f"event, {name}", counts, charge.FEW_EDGES):
+                    yield stratum, key, values
         held, off, tiled, everything = totals[:, index].T
         yield stratum, (tally.levels[0].name, "charge_total"), _ratio(held, everything)
         yield stratum, (tally.levels[0].name, "charge_off"), _ratio(off, tiled)

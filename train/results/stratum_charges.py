@@ -1,4 +1,4 @@
-"""What is added up of a charge in strata: ratios to the true charge of true voxels, and totals."""
+"""What is added up of a charge in strata: ratios to the true charge, of true voxels and of events, and totals."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from train.results.charge_tally import OF_EVENTS
 from train.results.metrics.charge import FEW_EDGES, N_FEW_BINS, ratio_bins
 from train.results.tallies import EventKey, EventWeights, Floats, Tally
 from train.results.voxel_classes import Level
@@ -24,11 +25,12 @@ class StratumCharges:
     Args:
         levels: of the truth.
         weights: shared by all tallies that are to be compared.
-        strata: kind -> labels. Memory is 8 · (1 + B) · strata · levels · 173 bytes.
+        strata: kind -> labels. Memory is 8 · (1 + B) · strata · (levels + 2) · 173 bytes.
 
     Attributes:
         labels: (kind, label) of each stratum.
         ratios: (stratum, level, bin of the ratio): true and tiled voxels.
+        events: (stratum, of events, bin of the ratio): events, of which what lies in the stratum is added up.
         totals: (stratum, `N_TOTALS`).
     """
 
@@ -37,7 +39,9 @@ class StratumCharges:
         self.labels = [(kind, label) for kind, labels in strata.items() for label in labels]
         self._sizes = {kind: len(labels) for kind, labels in strata.items()}
         self.ratios = Tally((len(self.labels), len(levels), N_FEW_BINS), weights)
+        self.events = Tally((len(self.labels), len(OF_EVENTS), N_FEW_BINS), weights)
         self.totals = Tally((len(self.labels), N_TOTALS), weights)
+        self._event = np.zeros((len(self.labels), len(OF_EVENTS), 2))  # estimate and reference
 
     def add(
         self,
@@ -65,7 +69,8 @@ class StratumCharges:
         at = ratio_bins(torch.from_numpy(estimate[some]), torch.from_numpy(reference[some]), FEW_EDGES).numpy()
         # How many levels each voxel reaches: at level i it is true where that is above i.
         reached = (truth[some][:, None] >= np.array([level.least for level in self.levels], np.float32)).sum(axis=1)
-        n_levels = len(self.levels)
+        n_levels, is_true = len(self.levels), reached > 0
+        of_true = (estimate[some][is_true], reference[some][is_true])
         cell, size = reached * N_FEW_BINS + at, (n_levels + 1) * N_FEW_BINS
         ratios, totals = np.zeros(self.ratios.shape), np.zeros(self.totals.shape)
         first = 0
@@ -73,6 +78,9 @@ class StratumCharges:
             rows = slice(first, first + n)
             code = codes[kind].astype(np.int64)
             of_ratio, of_known = code[some], code[known]
+            there = of_ratio[is_true]
+            for number, weight in enumerate(of_true):
+                self._event[rows, 1, number] += _sums(there, there >= 0, weight, n)
             counts = _sums(of_ratio * size + cell, of_ratio >= 0, None, n * size).reshape(n, n_levels + 1, N_FEW_BINS)
             ratios[rows] = np.cumsum(counts[:, :0:-1], axis=1)[:, ::-1]
             for number, weight in enumerate(weights):
@@ -85,15 +93,26 @@ class StratumCharges:
             first += n
         self.ratios.add(key, ratios)
         self.totals.add(key, totals)
+        self._event[:, 0] += totals[:, [0, 3]]
+
+    def end_event(self, key: EventKey) -> None:
+        """All images of the event ``key`` have been taken in."""
+        found: Floats = np.zeros(self.events.shape)
+        some = np.nonzero(self._event[..., 1] > 0)  # (stratum, of events)
+        estimate, reference = torch.from_numpy(self._event[some]).T
+        found[*some, ratio_bins(estimate, reference, FEW_EDGES).numpy()] = 1.0
+        self.events.add(key, found)
+        self._event[:] = 0.0
 
     @property
-    def sums(self) -> tuple[Floats, Floats]:
-        """(1 + B, strata, levels, bins) and (1 + B, strata, `N_TOTALS`): the sums, then those of the replicas."""
-        return self.ratios.sums, self.totals.sums
+    def sums(self) -> tuple[Floats, Floats, Floats]:
+        """(1 + B, strata, …) of ratios, events and totals each: the sums, then those of the replicas."""
+        return self.ratios.sums, self.events.sums, self.totals.sums
 
     def merge(self, other: Self) -> None:
         """Add what another one took in of other events."""
         self.ratios.merge(other.ratios)
+        self.events.merge(other.events)
         self.totals.merge(other.totals)
 
 
