@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from larstore.conditions import Conditions, Where
-from larstore.errors import StoreError
+from larstore.errors import ConfigError, StoreError
 from larstore.format import PLACES, truth_bits
 from larstore.image import Image
 from larstore.index import KEYS, Rows
@@ -168,3 +168,16 @@ class Selection:
         from larstore.table_views import to_awkward
 
         return to_awkward(self)
+
+
+def expect_tpcs(store: "Store", tpcs: Sequence[int] | None, what: str) -> None:
+    """ConfigError if the store has no image of one of these TPCs; ``what`` named them."""
+    if not tpcs:
+        return
+    known = np.unique(store.select().column("tpc")).tolist()
+    unknown = sorted(set(tpcs) - set(known))
+    if unknown:
+        raise ConfigError(
+            f"{store.path}: has no image of TPC {', '.join(map(str, unknown))}. "
+            f"Fix: {what} among {', '.join(map(str, known)) or 'none, it holds no image'}"
+        )

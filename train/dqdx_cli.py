@@ -58,12 +58,13 @@ def dqdx_command(
             raise typer.BadParameter(f"{lifetime!r}: give ms, or truth", param_hint="--lifetime") from error
     else:
         corrected = lifetime
+    from larstore.selection import expect_tpcs
     from larstore.store import open as open_store
     from train.results.dqdx import dqdx
     from train.results.dqdx_pages import write
     from train.results.dqdx_segments import Settings
     from train.results.row_files import RowFiles
-    from train.streaming.choosing import expect_images, expect_tpcs
+    from train.streaming.choosing import expect_images
 
     opened = open_store(store)
     expect_tpcs(opened, chosen[1], "--tpcs")

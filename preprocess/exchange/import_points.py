@@ -19,6 +19,7 @@ from larstore.errors import ConfigError, InputError, StoreError
 from larstore.geometry import Geometry
 from larstore.image import Image
 from larstore.locations import local_path
+from larstore.selection import expect_tpcs
 from preprocess.exchange.clouds import Cloud, CloudFile, open_cloud
 from preprocess.exchange.events import event_numbers
 from preprocess.exchange.placing import BELOW, ELSEWHERE, Placing
@@ -111,12 +112,7 @@ def import_points(
     """
     opened = larstore.open(local_path(store))
     part = opened.select(tpcs=tpcs)
-    there = np.unique(opened.select().column("tpc")).tolist()
-    if unknown_tpcs := sorted(set(tpcs or ()) - set(there)):
-        raise ConfigError(
-            f"{opened.path}: has no image of TPC {', '.join(map(str, unknown_tpcs))}. "
-            f"Fix: --tpcs among {', '.join(map(str, there)) or 'none, it holds no image'}"
-        )
+    expect_tpcs(opened, tpcs, "--tpcs")
     clouds = _Clouds(opened.geometry, files, chosen_set, window)
     events, unknown = _matched(part, clouds, file, skip_unknown)
     rows = [i for i, image in enumerate(part) if image.key[:2] in events]

@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 import larstore
 from larstore.errors import ConfigError
-from larstore.selection import Selection
+from larstore.selection import Selection, expect_tpcs
 from train.config import naming_file
 from train.inference.pieces import Gathering, in_pieces, predict_here
 from train.inference.predictor import InferenceError, Network, Predictor, load_network
@@ -24,7 +24,7 @@ from train.models import outputs_of
 from train.records.folder import RunFolder
 from train.runtime import compute_threads, log_to_stderr
 from train.schema import Config
-from train.streaming.choosing import expect_images, expect_tpcs
+from train.streaming.choosing import expect_images
 
 __all__ = ["InferResult", "InferenceError", "infer", "predict"]
 

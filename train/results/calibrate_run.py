@@ -17,13 +17,13 @@ from larstore.errors import StoreError
 from larstore.format import truth_names
 from larstore.image import Image
 from larstore.locations import local_path
-from larstore.selection import Selection
+from larstore.selection import Selection, expect_tpcs
 from larstore.store import Store
 from train.results.calibration import Calibration, FitVoxels
 from train.results.charge_scale import charge_scale
 from train.results.parts import read_images
 from train.results.prediction_kinds import prediction_of
-from train.streaming.choosing import expect_images, expect_tpcs
+from train.streaming.choosing import expect_images
 
 READ_VOXELS = 4_000_000  # at a time
 

@@ -19,12 +19,13 @@ from rich.progress import Progress
 import larstore
 from larstore.errors import ConfigError, StoreError
 from larstore.image import Image
+from larstore.selection import expect_tpcs
 from larstore.store import Store
 from train.results.prediction_kinds import prediction_of
 from train.results.solving import DAMP, METHODS, PASSES, PENALTY, Solution, check_settings, solve_charges, wire_system
 from train.results.wire_shares import PlaneWires, plane_wires, voxel_shares
 from train.runtime import log_to_stderr
-from train.streaming.choosing import expect_images, expect_tpcs
+from train.streaming.choosing import expect_images
 
 THRESHOLD = 0.35  # the research code's
 

@@ -1,12 +1,11 @@
 """The images that a configuration, or an option, chooses of a store; what is not there is told with what is."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from larstore.errors import ConfigError
-from larstore.selection import Selection
+from larstore.selection import Selection, expect_tpcs
 from train.schema import SourceConfig
 
 
@@ -17,19 +16,6 @@ def choose(store: Any, source: SourceConfig, key: str) -> Selection:
         raise ConfigError(_nothing(store, source, key))
     expect_tpcs(store, source.tpcs, "data.tpcs")
     return selection
-
-
-def expect_tpcs(store: Any, tpcs: Sequence[int] | None, what: str) -> None:
-    """ConfigError if the store has no image of one of these TPCs; ``what`` named them."""
-    if not tpcs:
-        return
-    known = np.unique(store.select().column("tpc")).tolist()
-    unknown = sorted(set(tpcs) - set(known))
-    if unknown:
-        raise ConfigError(
-            f"{store.path}: has no image of TPC {', '.join(map(str, unknown))}. "
-            f"Fix: {what} among {', '.join(map(str, known)) or 'none, it holds no image'}"
-        )
 
 
 def expect_images(selection: Selection) -> None:
