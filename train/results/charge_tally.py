@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 
 from train.results.charge_units import ELECTRONS, electron_in
-from train.results.metrics.charge import N_RATIO_BINS, ratio_bins
+from train.results.metrics.charge import N_RATIO_BINS, RATIO_EDGES, ratio_bins
 from train.results.tallies import EventKey, EventWeights, Floats, Tally
 from train.results.voxel_classes import Level
 
@@ -22,6 +22,31 @@ def charge_edges(unit: str) -> Floats:
     """(k,) edges of the bins of a voxel's true charge, in this unit."""
     electron = electron_in(unit)
     return np.asarray(DECADES if electron is None else CHARGE_EDGES * electron)
+
+
+class EventRatios(Tally):
+    """Ratios of charges of whole events, (…, bin of the ratio): of each the parts are added up, then it counts once.
+
+    Args:
+        shape: of what is compared.
+        edges: of the bins.
+
+    Attributes:
+        part: (*shape, 2) estimate and reference of the event at hand so far.
+    """
+
+    def __init__(self, shape: tuple[int, ...], weights: EventWeights, edges: torch.Tensor = RATIO_EDGES) -> None:
+        super().__init__((*shape, len(edges) + 1), weights)
+        self.part, self._edges = np.zeros((*shape, 2)), edges
+
+    def end_event(self, key: EventKey) -> None:
+        """All of the event ``key`` was added to ``part``; where its reference is not above 0 it does not count."""
+        found: Floats = np.zeros(self.shape)
+        some = np.nonzero(self.part[..., 1] > 0)
+        estimate, reference = torch.from_numpy(self.part[some]).T
+        found[*some, ratio_bins(estimate, reference, self._edges).numpy()] = 1.0
+        self.add(key, found)
+        self.part[:] = 0.0
 
 
 class ChargeTally:
@@ -42,9 +67,8 @@ class ChargeTally:
     def __init__(self, levels: tuple[Level, ...], weights: EventWeights, unit: str = ELECTRONS) -> None:
         self.levels, self.edges = levels, charge_edges(unit)
         shape = (len(levels), len(POPULATIONS), len(self.edges) + 1, N_RATIO_BINS)
-        self.ratios, self.events = Tally(shape, weights), Tally((len(OF_EVENTS), N_RATIO_BINS), weights)
+        self.ratios, self.events = Tally(shape, weights), EventRatios((len(OF_EVENTS),), weights)
         self.totals = Tally((4,), weights)
-        self._event = np.zeros((len(OF_EVENTS), 2))  # estimate and reference
 
     def add(
         self,
@@ -79,18 +103,12 @@ class ChargeTally:
         # Where the truth is not known (a bridged gap) neither charge counts.
         held, reference = np.where(known, held, 0.0), np.where(known, reference, 0.0)
         is_true = known & (truth >= np.float32(self.levels[0].least))
-        self._event += [[held.sum(), everything], [estimate[is_true].sum(), reference[is_true].sum()]]
+        self.events.part += [[held.sum(), everything], [estimate[is_true].sum(), reference[is_true].sum()]]
         self.totals.add(key, [held.sum(), np.abs(held - reference).sum(), reference.sum(), everything])
 
     def end_event(self, key: EventKey) -> None:
         """All images of the event ``key`` have been taken in."""
-        found: Floats = np.zeros(self.events.shape)
-        for number, (estimate, reference) in enumerate(self._event):
-            if reference > 0:
-                at = ratio_bins(torch.tensor([estimate]), torch.tensor([reference]))
-                found[number, int(at)] = 1.0
-        self.events.add(key, found)
-        self._event[:] = 0.0
+        self.events.end_event(key)
 
     def merge(self, other: Self) -> None:
         """Add what another one took in of other events."""

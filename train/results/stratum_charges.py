@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from train.results.charge_tally import OF_EVENTS
+from train.results.charge_tally import OF_EVENTS, EventRatios
 from train.results.metrics.charge import FEW_EDGES, N_FEW_BINS, ratio_bins
 from train.results.tallies import EventKey, EventWeights, Floats, Tally
 from train.results.voxel_classes import Level
@@ -39,9 +39,8 @@ class StratumCharges:
         self.labels = [(kind, label) for kind, labels in strata.items() for label in labels]
         self._sizes = {kind: len(labels) for kind, labels in strata.items()}
         self.ratios = Tally((len(self.labels), len(levels), N_FEW_BINS), weights)
-        self.events = Tally((len(self.labels), len(OF_EVENTS), N_FEW_BINS), weights)
+        self.events = EventRatios((len(self.labels), len(OF_EVENTS)), weights, FEW_EDGES)
         self.totals = Tally((len(self.labels), N_TOTALS), weights)
-        self._event = np.zeros((len(self.labels), len(OF_EVENTS), 2))  # estimate and reference
 
     def add(
         self,
@@ -80,7 +79,7 @@ class StratumCharges:
             of_ratio, of_known = code[some], code[known]
             there = of_ratio[is_true]
             for number, weight in enumerate(of_true):
-                self._event[rows, 1, number] += _sums(there, there >= 0, weight, n)
+                self.events.part[rows, 1, number] += _sums(there, there >= 0, weight, n)
             counts = _sums(of_ratio * size + cell, of_ratio >= 0, None, n * size).reshape(n, n_levels + 1, N_FEW_BINS)
             ratios[rows] = np.cumsum(counts[:, :0:-1], axis=1)[:, ::-1]
             for number, weight in enumerate(weights):
@@ -93,16 +92,11 @@ class StratumCharges:
             first += n
         self.ratios.add(key, ratios)
         self.totals.add(key, totals)
-        self._event[:, 0] += totals[:, [0, 3]]
+        self.events.part[:, 0] += totals[:, [0, 3]]
 
     def end_event(self, key: EventKey) -> None:
         """All images of the event ``key`` have been taken in."""
-        found: Floats = np.zeros(self.events.shape)
-        some = np.nonzero(self._event[..., 1] > 0)  # (stratum, of events)
-        estimate, reference = torch.from_numpy(self._event[some]).T
-        found[*some, ratio_bins(estimate, reference, FEW_EDGES).numpy()] = 1.0
-        self.events.add(key, found)
-        self._event[:] = 0.0
+        self.events.end_event(key)
 
     @property
     def sums(self) -> tuple[Floats, Floats, Floats]:

@@ -12,8 +12,6 @@ from larstore.turning import use_compiled
 
 Numbers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
-
-
 Places = tuple[Numbers, Numbers, Numbers]  # first row, end and place in the batch of each image
 
 
@@ -114,12 +112,12 @@ def turn_flat(columns, width, length, rows):  # type: ignore[no-untyped-def]
                     rows[first + row * width + column] = values[row]
 
 
-use_compiled(turn_flat)
-
-
 @njit(cache=True, nogil=True)
 def _weigh(truth, weight):  # type: ignore[no-untyped-def]
     for row in range(truth.shape[0]):
         known = np.isfinite(truth[row])
         weight[row] = 1.0 if known else 0.0
         truth[row] = truth[row] if known else 0.0
+
+
+use_compiled(turn_flat)
